@@ -1,0 +1,33 @@
+//! Commands of developers and CI: `cargo xtask NAME`.
+
+mod codegen;
+mod setup;
+
+use clap::Parser;
+
+/// Developer and CI commands of Mortar.
+#[derive(Parser)]
+#[command(name = "cargo xtask")]
+enum Command {
+    /// Generate the Rust types of the protocols from the `.proto` files of `wire`.
+    Codegen {
+        /// Write nothing; fail if the checked-in code differs from what would be written.
+        #[arg(long)]
+        check: bool,
+    },
+    /// Install what the tests need: Debian packages, Bazel 2.1.0, BuildStream, Debian sources.
+    Setup,
+}
+
+fn main() -> anyhow::Result<()> {
+    match Command::parse() {
+        Command::Codegen { check } => codegen::run(check),
+        Command::Setup => setup::run(),
+    }
+}
+
+/// The root of the checkout.
+fn root() -> std::path::PathBuf {
+    let here = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
+    here.ancestors().nth(2).expect("crates/xtask lies two levels below the root").to_path_buf()
+}
