@@ -18,6 +18,7 @@ const PACKAGES: &[&str] = &[
     "ccache",
     "dpkg-dev",
     "g++",
+    "python-is-python3",
     "python3",
     "zip",
 ];

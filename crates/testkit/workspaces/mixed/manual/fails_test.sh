@@ -1,0 +1,3 @@
+#!/bin/bash
+echo this test fails by design
+exit 3

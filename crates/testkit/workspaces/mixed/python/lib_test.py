@@ -1,0 +1,3 @@
+from python import lib
+
+assert lib.double(21) == 42

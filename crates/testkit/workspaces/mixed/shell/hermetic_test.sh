@@ -1,0 +1,4 @@
+#!/bin/bash
+set -eu
+grep -q declared shell/declared.txt
+test ! -e shell/undeclared.txt

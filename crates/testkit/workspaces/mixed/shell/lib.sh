@@ -1,0 +1,2 @@
+# Sourced by tool.sh.
+say() { printf '%s\n' "$*"; }
