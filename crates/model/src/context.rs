@@ -1,0 +1,136 @@
+//! What every call carries: for whom, on whose behalf, until when. Passed, never ambient.
+
+use crate::{Error, Result};
+use std::{fmt, sync::Arc, time::Instant};
+
+/// The circumstances of one call.
+#[derive(Clone, Debug, Default)]
+pub struct Context {
+    /// The instance that was addressed.
+    pub instance: InstanceName,
+    /// Who asks, and for which build.
+    pub request: Arc<RequestMetadata>,
+    /// When the caller stops waiting.
+    pub deadline: Option<Instant>,
+    /// What "present" is to mean.
+    pub promise: Promise,
+}
+
+impl Context {
+    /// A context of the default instance without a caller; for work that the server does by itself.
+    pub fn internal() -> Self {
+        Self::default()
+    }
+
+    /// This context for another instance.
+    pub fn with_instance(mut self, instance: InstanceName) -> Self {
+        self.instance = instance;
+        self
+    }
+}
+
+/// How long what is called present must stay.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Promise {
+    /// For the lease: the caller builds on the answer.
+    #[default]
+    Lease,
+    /// Only now: a look that must not keep anything alive.
+    Glance,
+}
+
+/// The name of an instance: segments divided by `/`, none of them a keyword of resource names. Empty by default.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct InstanceName(Arc<str>);
+
+impl InstanceName {
+    /// Words that mark the parts of a resource name and so may not be segments.
+    pub const KEYWORDS: [&'static str; 8] = [
+        "blobs",
+        "uploads",
+        "actions",
+        "actionResults",
+        "operations",
+        "capabilities",
+        "compressed-blobs",
+        "chunks",
+    ];
+    /// The longest name accepted, in bytes.
+    pub const MAX_LENGTH: usize = 255;
+
+    /// Checks a name.
+    pub fn parse(name: &str) -> Result<Self> {
+        let refuse =
+            |why: String| Err(Error::invalid("instance_name", format!("instance name `{name}` {why}")));
+        if name.len() > Self::MAX_LENGTH {
+            let (shown, length) = (name.chars().take(32).collect::<String>(), name.len());
+            let why = format!(
+                "instance name `{shown}…` has {length} bytes; at most {} are accepted",
+                Self::MAX_LENGTH
+            );
+            return Err(Error::invalid("instance_name", why));
+        }
+        if name.chars().any(char::is_control) {
+            return refuse("holds a control character".into());
+        }
+        for segment in name.split('/').filter(|_| !name.is_empty()) {
+            if segment.is_empty() || segment == "." || segment == ".." {
+                return refuse(format!(
+                    "has a segment `{segment}`; expected names divided by single slashes"
+                ));
+            }
+            if Self::KEYWORDS.contains(&segment) {
+                return refuse(format!("has the segment `{segment}`, a keyword of resource names"));
+            }
+        }
+        Ok(Self(name.into()))
+    }
+
+    /// The name as it was given.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for InstanceName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// What clients tell of themselves with each call; all of it may be empty.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RequestMetadata {
+    /// The program, such as `bazel`.
+    pub tool_name: String,
+    /// Its version.
+    pub tool_version: String,
+    /// The action on whose behalf the call is made.
+    pub action_id: String,
+    /// One run of the tool: an invocation.
+    pub tool_invocation_id: String,
+    /// What ties several invocations together.
+    pub correlated_invocations_id: String,
+    /// The kind of action, such as `CppCompile`.
+    pub action_mnemonic: String,
+    /// The label of the target.
+    pub target_id: String,
+    /// The configuration of the target.
+    pub configuration_id: String,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn instance_names() {
+        for good in ["", "main", "a/b", "project-1/eu"] {
+            assert_eq!(InstanceName::parse(good).unwrap().as_str(), good);
+        }
+        let long = "x".repeat(256);
+        for bad in ["/", "a//b", "a/", "/a", "a/blobs", "uploads", "a/../b", "a\nb", &long] {
+            assert!(InstanceName::parse(bad).is_err(), "{bad}");
+        }
+    }
+}

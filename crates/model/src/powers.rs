@@ -1,0 +1,106 @@
+//! What the three ports cannot say: small traits, implemented only where the power is real, passed explicitly.
+
+use crate::{ActionResult, Context, Digest, DigestFunction, Result, Tree};
+use async_trait::async_trait;
+use bytes::Bytes;
+use std::{
+    any::Any,
+    fmt,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+/// Stores whose blobs are files on this machine.
+#[async_trait]
+pub trait LocalFiles: Send + Sync {
+    /// A read-only file (mode 0555) with the blob's content, checked; none if the blob is not here. The file may be
+    /// hard-linked but never written to or changed in its attributes.
+    async fn local_file(&self, context: &Context, digest: Digest) -> Result<Option<LocalFile>>;
+}
+
+/// A file that stays for as long as this value lives.
+#[derive(Clone)]
+pub struct LocalFile {
+    path: PathBuf,
+    _keep: Arc<dyn Any + Send + Sync>,
+}
+
+impl LocalFile {
+    /// A file at `path`, kept by `keep`.
+    pub fn new(path: PathBuf, keep: Arc<dyn Any + Send + Sync>) -> Self {
+        Self { path, _keep: keep }
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+/// Names one upload, so that it can be resumed.
+#[derive(Clone, PartialEq, Eq, Hash)]
+pub struct UploadId(pub Arc<str>);
+
+impl fmt::Debug for UploadId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// Stores that take blobs in pieces over more than one call.
+#[async_trait]
+pub trait UploadSessions: Send + Sync {
+    /// Begins an upload or takes it up where it was left. While one caller holds an upload, another that opens it
+    /// takes it over: the first one's next call fails with `Aborted`.
+    async fn open(&self, context: &Context, id: &UploadId, digest: Digest) -> Result<Box<dyn Upload>>;
+
+    /// How many bytes of an upload are committed; none if it is not known.
+    async fn committed(&self, context: &Context, id: &UploadId) -> Result<Option<u64>>;
+}
+
+/// An upload in progress. Dropping it keeps what was written, for a while, so that it can be resumed.
+#[async_trait]
+pub trait Upload: Send {
+    /// How many bytes were taken so far.
+    fn committed(&self) -> u64;
+
+    /// Takes the next bytes. More than the digest's size is a mismatch.
+    async fn write(&mut self, bytes: Bytes) -> Result<()>;
+
+    /// Checks the whole and makes it visible, durably. A mismatch discards the upload.
+    async fn finish(self: Box<Self>) -> Result<()>;
+}
+
+/// Stores that find a blob without knowing its size, as Bazel's HTTP cache asks.
+#[async_trait]
+pub trait HashIndex: Send + Sync {
+    /// The digest of the blob with this hash, if it is here.
+    async fn lookup(
+        &self,
+        context: &Context,
+        function: DigestFunction,
+        hash: &[u8; 32],
+    ) -> Result<Option<Digest>>;
+}
+
+/// Opaque values by key, of clients that use the HTTP cache for their own formats. Kept per instance.
+#[async_trait]
+pub trait Values: Send + Sync {
+    /// The value as it was put.
+    async fn get(&self, context: &Context, key: &[u8; 32]) -> Result<Option<Bytes>>;
+
+    /// Keeps a value in place of an older one.
+    async fn put(&self, context: &Context, key: &[u8; 32], value: Bytes) -> Result<()>;
+}
+
+/// Turns messages into bytes and back, for stores that know nothing of protobuf.
+pub trait Codec: Send + Sync {
+    /// An action result as bytes.
+    fn encode_result(&self, result: &ActionResult) -> Bytes;
+
+    /// The action result in these bytes; digests in it are of `function`.
+    fn decode_result(&self, function: DigestFunction, bytes: Bytes) -> Result<ActionResult>;
+
+    /// The tree in these bytes; digests in it are of `function`.
+    fn decode_tree(&self, function: DigestFunction, bytes: Bytes) -> Result<Tree>;
+}

@@ -1,0 +1,94 @@
+//! What a server and a worker say to each other, over gRPC or, in one process, over a channel.
+
+use crate::{Context, Digest, Error, ExecutionMetadata, Outcome, Platform};
+use std::{fmt, sync::Arc, time::Duration};
+
+/// The version of this conversation.
+pub const VERSION: u32 = 1;
+
+/// One attempt to run one action on one worker.
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ExecutionId(pub Arc<str>);
+
+impl fmt::Display for ExecutionId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl fmt::Debug for ExecutionId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// How a worker introduces itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Hello {
+    /// The version that it speaks.
+    pub version: u32,
+    /// A name for people.
+    pub name: String,
+    /// Actions that it runs at the same time, at least 1.
+    pub slots: u32,
+    /// What it offers.
+    pub platform: Platform,
+}
+
+/// From server to worker.
+#[derive(Clone, Debug)]
+pub enum ToWorker {
+    /// The answer to `Hello`.
+    Welcome {
+        /// The version that will be spoken.
+        version: u32,
+        /// Send something at least this often.
+        heartbeat_interval: Duration,
+    },
+    /// Run this.
+    Run(Run),
+    /// Stop that, if it still runs. It is answered by `Finished` all the same.
+    Cancel(ExecutionId),
+    /// Still here.
+    Heartbeat,
+}
+
+/// One action to run.
+#[derive(Clone, Debug)]
+pub struct Run {
+    /// Names this attempt.
+    pub execution: ExecutionId,
+    /// For whom.
+    pub context: Context,
+    /// The Action message.
+    pub action_digest: Digest,
+    /// What is known by now: when it was queued.
+    pub metadata: ExecutionMetadata,
+    /// Applied where the action names none.
+    pub default_timeout: Duration,
+}
+
+/// From worker to server.
+#[derive(Debug)]
+pub enum FromWorker {
+    /// The first message.
+    Hello(Hello),
+    /// A step was entered; its timestamp is new in the metadata.
+    Progress {
+        /// Which attempt.
+        execution: ExecutionId,
+        /// The timestamps so far.
+        metadata: ExecutionMetadata,
+    },
+    /// It is over.
+    Finished {
+        /// Which attempt.
+        execution: ExecutionId,
+        /// How.
+        outcome: Result<Outcome, Error>,
+    },
+    /// Still here.
+    Heartbeat,
+    /// No new work, please.
+    Draining,
+}
