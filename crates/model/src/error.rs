@@ -13,7 +13,6 @@ pub struct Error {
 
 /// Every way to fail. Code, blame and retry are exhaustive matches over it.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
-#[non_exhaustive]
 pub enum Kind {
     /// The request is malformed, whatever the state of the server.
     #[error("{message}")]

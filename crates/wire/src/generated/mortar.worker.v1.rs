@@ -112,6 +112,9 @@ pub struct Finished {
     pub response: ::core::option::Option<
         super::super::super::build::bazel::remote::execution::v2::ExecuteResponse,
     >,
+    /// Set where the command was stopped at its time limit, which is this.
+    #[prost(message, optional, tag = "3")]
+    pub timed_out_after: ::core::option::Option<::prost_types::Duration>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Cancel {
