@@ -15,7 +15,7 @@ def _joined_impl(ctx):
         outputs = [out],
         mnemonic = "Join",
     )
-    return [DefaultInfo(files = depset([out]))]
+    return [DefaultInfo(files = depset([out]), runfiles = ctx.runfiles([out]))]
 
 joined = rule(
     implementation = _joined_impl,
@@ -36,7 +36,7 @@ def _counted_impl(ctx):
         env = {"GREETING": "lines"},
         mnemonic = "Count",
     )
-    return [DefaultInfo(files = depset([out]))]
+    return [DefaultInfo(files = depset([out]), runfiles = ctx.runfiles([out]))]
 
 counted = rule(
     implementation = _counted_impl,
@@ -60,7 +60,7 @@ def _tree_impl(ctx):
         outputs = [tree],
         mnemonic = "MakeTree",
     )
-    return [DefaultInfo(files = depset([tree]))]
+    return [DefaultInfo(files = depset([tree]), runfiles = ctx.runfiles([tree]))]
 
 tree = rule(
     implementation = _tree_impl,
@@ -71,13 +71,13 @@ def _listed_impl(ctx):
     """Reads a whole directory."""
     out = ctx.actions.declare_file(ctx.label.name + ".txt")
     ctx.actions.run_shell(
-        command = "cd $1 && (find . -type f | LC_ALL=C sort; cat a/b/deep.txt; a/run.sh) > $OLDPWD/$2",
+        command = "cd $1 && (find -L . -type f | LC_ALL=C sort; cat a/b/deep.txt; a/run.sh) > $OLDPWD/$2",
         arguments = [ctx.files.tree[0].path, out.path],
         inputs = ctx.files.tree,
         outputs = [out],
         mnemonic = "ListTree",
     )
-    return [DefaultInfo(files = depset([out]))]
+    return [DefaultInfo(files = depset([out]), runfiles = ctx.runfiles([out]))]
 
 listed = rule(
     implementation = _listed_impl,

@@ -1,0 +1,8 @@
+//! What tests share: drivers of real clients and of the `mortar` binary.
+
+pub mod bazel;
+pub mod casd;
+pub mod ccache;
+pub mod mortar;
+pub mod process;
+pub mod tools;

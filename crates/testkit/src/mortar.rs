@@ -1,0 +1,170 @@
+//! The `mortar` binary as a process: started, waited for, killed and started again. The caller gives its path, since
+//! only an integration test of the `cli` crate knows it (`CARGO_BIN_EXE_mortar`).
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitStatus};
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use rustix::process::Signal;
+
+use crate::process::{Running, wait_until};
+
+/// How long it may take until it listens: far more than it should, since tests share the machine.
+const READY: Duration = Duration::from_secs(20);
+/// What it prints on stdout when it listens, before the URL.
+const READY_LINE: &str = "ready ";
+
+/// A `mortar up` or `mortar server` that listens.
+#[derive(Debug)]
+pub struct Mortar {
+    program: PathBuf,
+    verb: String,
+    args: Vec<String>,
+    running: Running,
+    /// `HOST:PORT`
+    address: String,
+}
+
+impl Mortar {
+    /// `mortar up` on a free port of the loopback with its data in `dir`: server and worker in one process.
+    pub fn up(program: impl AsRef<Path>, dir: &Path) -> Result<Mortar> {
+        Mortar::start(program, "up", dir, &[])
+    }
+
+    /// `mortar server` on a free port of the loopback with its data in `dir`.
+    pub fn server(program: impl AsRef<Path>, dir: &Path) -> Result<Mortar> {
+        Mortar::start(program, "server", dir, &[])
+    }
+
+    /// The same with more flags.
+    pub fn start(program: impl AsRef<Path>, verb: &str, dir: &Path, flags: &[&str]) -> Result<Mortar> {
+        let dir = dir.to_str().context("the data directory's path is not UTF-8")?;
+        let mut args = vec!["--dir".to_owned(), dir.to_owned()];
+        args.extend(flags.iter().map(|flag| (*flag).to_owned()));
+        let (program, verb) = (program.as_ref().to_owned(), verb.to_owned());
+        let (running, address) = launch(&program, &verb, &args, "127.0.0.1:0")?;
+        Ok(Mortar { program, verb, args, running, address })
+    }
+
+    /// `HOST:PORT`
+    pub fn address(&self) -> &str {
+        &self.address
+    }
+
+    /// `grpc://HOST:PORT`
+    pub fn grpc(&self) -> String {
+        format!("grpc://{}", self.address)
+    }
+
+    /// `http://HOST:PORT`
+    pub fn http(&self) -> String {
+        format!("http://{}", self.address)
+    }
+
+    /// `kill -9`.
+    pub fn kill(&mut self) -> Result<()> {
+        self.running.kill()
+    }
+
+    /// Starts it again, after a [`kill`](Self::kill), on the same address and directory.
+    pub fn restart(&mut self) -> Result<()> {
+        let (running, address) = launch(&self.program, &self.verb, &self.args, &self.address)?;
+        ensure!(address == self.address, "it listens on {address}, not on {}", self.address);
+        self.running = running;
+        Ok(())
+    }
+
+    /// Ctrl-C, and waits for the end.
+    pub fn interrupt(&mut self, limit: Duration) -> Result<ExitStatus> {
+        self.running.signal(Signal::INT)?;
+        wait_until("mortar's end after SIGINT", limit, || self.running.ended())
+    }
+
+    /// What it has said on stderr since its last start.
+    pub fn log(&self) -> Result<String> {
+        self.running.stderr()
+    }
+
+    /// What it has printed on stdout since its last start.
+    pub fn stdout(&self) -> Result<String> {
+        self.running.stdout()
+    }
+
+    /// Its resident memory in bytes.
+    pub fn resident(&self) -> Result<u64> {
+        let statm = std::fs::read_to_string(format!("/proc/{}/statm", self.running.id()))?;
+        let pages = statm.split(' ').nth(1).context("statm has a second field")?;
+        Ok(pages.parse::<u64>()? * rustix::param::page_size() as u64)
+    }
+}
+
+/// A `mortar worker`.
+#[derive(Debug)]
+pub struct Worker {
+    running: Running,
+}
+
+impl Worker {
+    /// `mortar worker --server URL` with its data in `dir`. It may not be registered yet: actions wait for it.
+    pub fn start(program: impl AsRef<Path>, server: &str, dir: &Path, flags: &[&str]) -> Result<Worker> {
+        let mut command = Command::new(program.as_ref());
+        command.args(["worker", "--server", server, "--dir"]).arg(dir).args(flags);
+        Ok(Worker { running: Running::start(&mut command)? })
+    }
+
+    /// `kill -9`.
+    pub fn kill(&mut self) -> Result<()> {
+        self.running.kill()
+    }
+
+    /// What it has said on stderr.
+    pub fn log(&self) -> Result<String> {
+        self.running.stderr()
+    }
+
+    /// Whether a process runs below it: an action.
+    pub fn is_busy(&self) -> Result<bool> {
+        has_child(self.running.id())
+    }
+
+    /// Waits until it runs an action.
+    pub fn wait_until_busy(&self, limit: Duration) -> Result<()> {
+        wait_until("an action on the worker", limit, || Ok(self.is_busy()?.then_some(())))
+    }
+}
+
+/// Any thread of the process may be the parent.
+fn has_child(pid: u32) -> Result<bool> {
+    for task in std::fs::read_dir(format!("/proc/{pid}/task"))? {
+        let children = std::fs::read_to_string(task?.path().join("children")).unwrap_or_default();
+        if !children.trim().is_empty() {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+fn launch(program: &Path, verb: &str, args: &[String], listen: &str) -> Result<(Running, String)> {
+    let mut running = Running::start(Command::new(program).arg(verb).args(["--listen", listen]).args(args))?;
+    running.wait_for_output(READY_LINE, READY)?;
+    let address = wait_until("the ready line", READY, || Ok(ready_address(&running.stdout()?)))?;
+    Ok((running, address))
+}
+
+/// The address in `ready grpc://HOST:PORT`, once the line is whole.
+fn ready_address(stdout: &str) -> Option<String> {
+    let line = stdout.split_inclusive('\n').find_map(|line| line.strip_prefix(READY_LINE))?;
+    Some(line.strip_suffix('\n')?.trim().strip_prefix("grpc://")?.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::ready_address;
+
+    #[test]
+    fn the_address_is_read_from_a_whole_line() {
+        assert_eq!(ready_address("ready grpc://127.0.0.1:80"), None);
+        assert_eq!(ready_address("x\nready grpc://127.0.0.1:8980\nbuild …"), Some("127.0.0.1:8980".into()));
+    }
+}
