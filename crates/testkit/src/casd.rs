@@ -35,7 +35,11 @@ impl Casd {
     fn start(dir: &Path, flags: &[String]) -> Result<Casd> {
         let address = format!("127.0.0.1:{}", free_port()?);
         let mut command = Command::new(tools::casd()?);
-        command.arg(format!("--bind={address}")).args(["--quota-high=1G", "--reserved=0", "--log-level=info"]);
+        command.arg(format!("--bind={address}")).args([
+            "--quota-high=1G",
+            "--reserved=0",
+            "--log-level=info",
+        ]);
         let mut running = Running::start(command.args(flags).arg(dir))?;
         wait_until("buildbox-casd to listen", READY, || match running.ended()? {
             Some(status) => bail!("buildbox-casd ended: {status}"),

@@ -3,6 +3,7 @@
 pub mod bazel;
 pub mod casd;
 pub mod ccache;
+pub mod http;
 pub mod mortar;
 pub mod process;
 pub mod tools;

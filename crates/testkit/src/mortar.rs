@@ -91,6 +91,11 @@ impl Mortar {
         self.running.stdout()
     }
 
+    /// Waits until its own worker runs an action.
+    pub fn wait_until_busy(&self, limit: Duration) -> Result<()> {
+        wait_until_busy(&self.running, limit)
+    }
+
     /// Its resident memory in bytes.
     pub fn resident(&self) -> Result<u64> {
         let statm = std::fs::read_to_string(format!("/proc/{}/statm", self.running.id()))?;
@@ -123,15 +128,16 @@ impl Worker {
         self.running.stderr()
     }
 
-    /// Whether a process runs below it: an action.
-    pub fn is_busy(&self) -> Result<bool> {
-        has_child(self.running.id())
-    }
-
     /// Waits until it runs an action.
     pub fn wait_until_busy(&self, limit: Duration) -> Result<()> {
-        wait_until("an action on the worker", limit, || Ok(self.is_busy()?.then_some(())))
+        wait_until_busy(&self.running, limit)
     }
+}
+
+/// Waits until a process runs below it: an action.
+fn wait_until_busy(running: &Running, limit: Duration) -> Result<()> {
+    wait_until("an action on the worker", limit, || Ok(has_child(running.id())?.then_some(())))
+        .with_context(|| running.stderr().unwrap_or_default())
 }
 
 /// Any thread of the process may be the parent.

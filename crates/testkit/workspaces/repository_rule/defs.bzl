@@ -11,8 +11,8 @@ def _impl(ctx):
 command_output = repository_rule(
     implementation = _impl,
     attrs = {
-        # Tells where it ran: a fresh input root is empty.
-        "command": attr.string(default = "echo $GREETING; echo stamp $(date +%s%N); echo entries $(ls | wc -l); echo aside >&2"),
+        # Tells where it ran, and when.
+        "command": attr.string(default = "echo $GREETING; pwd; date +%s%N; echo aside >&2"),
     },
     remotable = True,
 )

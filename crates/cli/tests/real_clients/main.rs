@@ -1,0 +1,49 @@
+//! Real clients against the real binary: Bazel 4.2.3 and 2.1.0, ccache, buildbox-casd. They download nothing; where
+//! one is absent the test fails and names `cargo xtask setup`.
+//!
+//! Every test has a Mortar of its own on a free port of the loopback, with its data in a temporary directory, and a
+//! Bazel of its own. Tests tell what a client saw (what ran where, which bytes came out), never timings.
+
+mod bazel_cache;
+mod bazel_execution;
+mod bazel_faults;
+mod bazel_v2;
+mod casd;
+mod ccache;
+mod kill_under_load;
+mod repository_rules;
+
+use mortar_testkit::bazel::Processes;
+use mortar_testkit::mortar::Mortar;
+
+/// The binary under test.
+const MORTAR: &str = env!("CARGO_BIN_EXE_mortar");
+
+/// A `mortar up` on a data directory that goes with it.
+struct Up {
+    mortar: Mortar,
+    _dir: tempfile::TempDir,
+}
+
+fn up() -> anyhow::Result<Up> {
+    let dir = tempfile::tempdir()?;
+    Ok(Up { mortar: Mortar::up(MORTAR, &dir.path().join("data"))?, _dir: dir })
+}
+
+#[track_caller]
+fn assert_all_remote(processes: &Processes) {
+    assert!(processes.spawns() > 0, "nothing ran: {processes:?}");
+    assert_eq!(processes.remote(), processes.spawns(), "not every spawn was remote: {processes:?}");
+}
+
+#[track_caller]
+fn assert_all_cached(processes: &Processes) {
+    assert!(processes.spawns() > 0, "nothing ran: {processes:?}");
+    assert_eq!(processes.cached(), processes.spawns(), "not every spawn was a hit: {processes:?}");
+}
+
+#[track_caller]
+fn assert_all_local(processes: &Processes) {
+    assert!(processes.spawns() > 0, "nothing ran: {processes:?}");
+    assert_eq!(processes.local(), processes.spawns(), "not every spawn was local: {processes:?}");
+}
