@@ -1,0 +1,159 @@
+//! The ends that others hold: [`Scheduler`] for all, [`Ticket`] for a client that waits, [`WorkerLink`] for a worker's
+//! session. They only pass messages; the actor does the rest.
+
+use crate::{
+    Config, Failure, Status, Submission, Update,
+    actor::{Actor, Request},
+    state::TicketId,
+};
+use mortar_model::{
+    Clock, Context, Error, Kind, Result,
+    session::{self, FromWorker, Hello, ToWorker},
+};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+use tokio::sync::{mpsc, oneshot};
+use tracing::{Instrument, info_span};
+
+/// Updates that wait for a client to read them; progress beyond that is skipped, the end never.
+const UPDATES: usize = 16;
+/// Requests on their way to the actor; submitting waits while there are more.
+const REQUESTS: usize = 1024;
+/// Reports of one worker on their way to the actor.
+const REPORTS: usize = 64;
+
+/// A handle to the scheduler; cheap to clone. When the last one is dropped, the scheduler closes at once.
+#[derive(Clone, Debug)]
+pub struct Scheduler {
+    requests: mpsc::Sender<Request>,
+    leaves: mpsc::UnboundedSender<TicketId>,
+    tickets: Arc<AtomicU64>,
+    config: Arc<Config>,
+}
+
+impl Scheduler {
+    /// Starts a scheduler on the current runtime.
+    pub fn start(config: Config, clock: Arc<dyn Clock>) -> Self {
+        let (requests, intake) = mpsc::channel(REQUESTS);
+        let (leaves, left) = mpsc::unbounded_channel();
+        let config = Arc::new(config);
+        let actor = Actor::new((*config).clone(), clock, intake, left);
+        tokio::spawn(actor.run().instrument(info_span!("scheduler")));
+        Self { requests, leaves, tickets: Arc::new(AtomicU64::new(1)), config }
+    }
+
+    /// The limits in force.
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// Queues an action, or joins an identical one in flight. Whether it was accepted is told by the ticket; an error
+    /// here means that the scheduler has stopped.
+    pub async fn submit(&self, context: Context, submission: Submission) -> Result<Ticket> {
+        let id = TicketId(self.tickets.fetch_add(1, Ordering::Relaxed));
+        let (sender, updates) = mpsc::channel(UPDATES);
+        // Made before it is sent, so that a caller that gives up while waiting for room leaves nothing behind.
+        let ticket = Ticket { id, updates, leaves: self.leaves.clone(), over: false };
+        let request = Request::Submit { ticket: id, context, submission, updates: sender };
+        self.requests.send(request).await.map_err(|_| stopped())?;
+        Ok(ticket)
+    }
+
+    /// Begins the session of a worker. The first command is the welcome.
+    pub async fn attach(&self, hello: Hello) -> Result<WorkerLink> {
+        check(&hello)?;
+        // Room for a run and a cancel of each slot, and some talk; a worker that lets more lie is given up.
+        let (sender, commands) = mpsc::channel(2 * hello.slots as usize + 16);
+        let (reports, receiver) = mpsc::channel(REPORTS);
+        let request = Request::Attach { hello, commands: sender, reports: receiver };
+        self.requests.send(request).await.map_err(|_| stopped())?;
+        Ok(WorkerLink { commands, reports })
+    }
+
+    /// What is going on. Empty, and closing, once the scheduler has stopped.
+    pub async fn status(&self) -> Status {
+        let (answer, status) = oneshot::channel();
+        let asked = self.requests.send(Request::Status(answer)).await.is_ok();
+        let status = if asked { status.await.ok() } else { None };
+        status.unwrap_or_else(|| Status { closing: true, ..Status::default() })
+    }
+
+    /// Takes nothing new, refuses what is queued, gives what runs `drain` to end and cancels the rest. Returns when
+    /// the scheduler has stopped.
+    pub async fn shutdown(&self, drain: Duration) {
+        let (done, over) = oneshot::channel();
+        if self.requests.send(Request::Shutdown { drain, done }).await.is_ok() {
+            // An error means that the actor went before it could answer, which is what was asked for.
+            let _ = over.await;
+        }
+    }
+}
+
+/// A client's wait for one action. Dropping it means that the client left.
+#[derive(Debug)]
+pub struct Ticket {
+    id: TicketId,
+    updates: mpsc::Receiver<Update>,
+    leaves: mpsc::UnboundedSender<TicketId>,
+    over: bool,
+}
+
+impl Ticket {
+    /// The next update. Dropping the future loses nothing. After `Done` there are none; asking again gives an error.
+    pub async fn next(&mut self) -> Update {
+        let update = self.updates.recv().await;
+        let update = update.unwrap_or_else(|| Update::Done(Err(Failure::from(stopped()))));
+        self.over |= matches!(update, Update::Done(_));
+        update
+    }
+}
+
+/// Clients go by dropping a future, where nothing can be awaited; so a leave travels on a channel of its own that
+/// never makes anyone wait. It holds at most one entry a ticket.
+impl Drop for Ticket {
+    fn drop(&mut self) {
+        // First, so that an actor that sees the leave before the submission recognises the latter as void.
+        self.updates.close();
+        if !self.over {
+            // Without an actor there is nobody to tell.
+            let _ = self.leaves.send(self.id);
+        }
+    }
+}
+
+/// The server's end of a worker's session. Drop it when the connection ends: the worker is then lost, and what it ran
+/// is run elsewhere. `commands` ends when the scheduler gives the worker up or stops.
+#[derive(Debug)]
+pub struct WorkerLink {
+    /// What the worker is to do.
+    pub commands: mpsc::Receiver<ToWorker>,
+    /// What the worker tells; the session ends when all senders are dropped.
+    pub reports: mpsc::Sender<FromWorker>,
+}
+
+fn check(hello: &Hello) -> Result<()> {
+    if hello.version != session::VERSION {
+        let message = format!(
+            "worker `{}` speaks version {} of the session protocol; this server speaks version {}",
+            hello.name,
+            hello.version,
+            session::VERSION
+        );
+        let error = Error::new(Kind::FailedPrecondition { message });
+        return Err(error.hint("run the same release of mortar on the worker and on the server"));
+    }
+    if hello.slots == 0 {
+        let message = format!("worker `{}` offers 0 slots; at least 1 is needed", hello.name);
+        return Err(Error::invalid("slots", message));
+    }
+    Ok(())
+}
+
+fn stopped() -> Error {
+    Error::new(Kind::Unavailable { message: "the scheduler has stopped".to_owned(), retry_after: None })
+}
