@@ -19,8 +19,8 @@ enum Entry {
 }
 
 impl Outputs {
-    /// Reads `CONFIGURATION/bin` for each configuration below `bazel_out`. Runfiles trees are left out: Bazel makes
-    /// them of links to what is read anyway.
+    /// Reads `CONFIGURATION/bin` for each configuration below `bazel_out`. Left out are runfiles trees, which Bazel
+    /// makes of links to what is read anyway, and parameter files, which it writes for spawns that run here.
     pub fn below(bazel_out: &Path) -> Result<Outputs> {
         let mut entries = BTreeMap::new();
         for configuration in list(bazel_out)? {
@@ -79,13 +79,17 @@ fn read_tree(root: &Path, dir: &Path, entries: &mut BTreeMap<PathBuf, Entry>) ->
         let kind = std::fs::symlink_metadata(&path)?;
         if kind.is_symlink() {
             entries.insert(relative(root, &path), Entry::Link(std::fs::read_link(&path)?));
-        } else if !kind.is_dir() {
-            entries.insert(relative(root, &path), read_file(&path, &kind)?);
-        } else if path.extension().is_none_or(|extension| extension != "runfiles") {
+        } else if kind.is_dir() && !has_extension(&path, "runfiles") {
             read_tree(root, &path, entries)?;
+        } else if kind.is_file() && !has_extension(&path, "params") {
+            entries.insert(relative(root, &path), read_file(&path, &kind)?);
         }
     }
     Ok(())
+}
+
+fn has_extension(path: &Path, wanted: &str) -> bool {
+    path.extension().is_some_and(|extension| extension == wanted)
 }
 
 fn read_file(path: &Path, metadata: &std::fs::Metadata) -> Result<Entry> {
