@@ -1,1 +1,102 @@
-//! placeholder
+//! The protocols over the ports: one file a service, each handler decode → one domain call → encode, and the
+//! listener that serves all of them on one port.
+//!
+//! [`router`] shows every service with its limits; `mortar-server` and the companion decide what stands behind the ports.
+
+mod action_cache;
+mod bytestream;
+mod call;
+mod capabilities;
+mod cas;
+mod execution;
+mod http_cache;
+mod inline;
+pub mod limits;
+pub mod listener;
+mod operations;
+mod tree;
+
+use axum::Router;
+use mortar_model::{ActionCache, BlobStore, Executor, HashIndex, UploadSessions, Values};
+use mortar_wire::{bytestream::byte_stream_server::ByteStreamServer, reapi};
+use std::sync::Arc;
+use tonic_health::pb::health_server::{Health, HealthServer};
+
+pub use operations::{OperationSummary, Operations};
+
+/// What stands behind the services.
+#[derive(Clone)]
+pub struct Ports {
+    /// Blobs.
+    pub blobs: Arc<dyn BlobStore>,
+    /// Action results.
+    pub actions: Arc<dyn ActionCache>,
+    /// Uploads that resume.
+    pub uploads: Arc<dyn UploadSessions>,
+    /// Blobs by hash alone, for HTTP.
+    pub index: Arc<dyn HashIndex>,
+    /// Opaque values of HTTP clients.
+    pub values: Arc<dyn Values>,
+    /// Executes actions; a server without it is a cache.
+    pub executor: Option<Arc<dyn Executor>>,
+}
+
+/// Every service of the protocol and the HTTP cache, ready for [`listener::serve`]. `more` brings gRPC services and
+/// pages of the deployment's own.
+pub fn router(ports: &Ports, operations: Option<Operations>, more: Router) -> Router {
+    use reapi::{
+        action_cache_server::ActionCacheServer, capabilities_server::CapabilitiesServer,
+        content_addressable_storage_server::ContentAddressableStorageServer,
+        execution_server::ExecutionServer,
+    };
+    let reflection = tonic_reflection::server::Builder::configure()
+        .register_encoded_file_descriptor_set(mortar_wire::DESCRIPTORS)
+        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET);
+    let mut routes = tonic::service::Routes::builder();
+    routes
+        .add_service(CapabilitiesServer::new(capabilities::Service::new(ports.executor.is_some())))
+        .add_service(
+            ContentAddressableStorageServer::new(cas::Service::new(ports.blobs.clone()))
+                .max_decoding_message_size(limits::MAX_MESSAGE)
+                .max_encoding_message_size(limits::MAX_MESSAGE),
+        )
+        .add_service(
+            ActionCacheServer::new(action_cache::Service::new(ports.actions.clone(), ports.blobs.clone()))
+                .max_decoding_message_size(limits::MAX_MESSAGE)
+                .max_encoding_message_size(limits::MAX_MESSAGE),
+        )
+        .add_service(
+            ByteStreamServer::new(bytestream::Service::new(ports.blobs.clone(), ports.uploads.clone()))
+                .max_decoding_message_size(limits::MAX_MESSAGE),
+        )
+        .add_service(health());
+    if let Ok(reflection) = reflection.build_v1() {
+        routes.add_service(reflection);
+    }
+    if let Some(operations) = operations {
+        routes.add_service(ExecutionServer::new(execution::Service::new(operations, ports.blobs.clone())));
+    }
+    let http = Arc::new(http_cache::HttpCache::new(ports));
+    Router::from(routes.routes().into_axum_router().reset_fallback())
+        .merge(more)
+        .fallback(move |request: axum::extract::Request| http_cache::handle(http.clone(), request))
+}
+
+/// `grpc.health.v1`: the whole server, and each service by name, is serving for as long as it answers.
+fn health() -> HealthServer<impl Health> {
+    let (reporter, service) = tonic_health::server::health_reporter();
+    let names = [
+        "",
+        "build.bazel.remote.execution.v2.ActionCache",
+        "build.bazel.remote.execution.v2.Capabilities",
+        "build.bazel.remote.execution.v2.ContentAddressableStorage",
+        "build.bazel.remote.execution.v2.Execution",
+        "google.bytestream.ByteStream",
+    ];
+    tokio::spawn(async move {
+        for name in names {
+            reporter.set_service_status(name, tonic_health::ServingStatus::Serving).await;
+        }
+    });
+    service
+}

@@ -1,0 +1,181 @@
+//! Execution: Execute and WaitExecution as streams of operations.
+
+use crate::{
+    call,
+    inline::{self, Hints},
+    limits,
+    operations::{Operations, State, Watch},
+};
+use futures::{StreamExt, stream::BoxStream};
+use mortar_model::{BlobStore, Error, ExecuteRequest, Outcome, Stage};
+use mortar_wire::{
+    Functioned, digest_to_wire, execute_response, function_to_wire, longrunning, metadata_to_wire, reapi,
+    reapi::execution_server::Execution, required_digest, stage_to_wire,
+};
+use prost::Message;
+use std::{sync::Arc, time::Duration};
+use tonic::{Request, Response, Status};
+
+/// A stream that has nothing to tell repeats itself this often, so that nothing on the way takes it for dead.
+const HEARTBEAT: Duration = Duration::from_secs(20);
+
+/// Begins executions and lets clients watch them.
+pub(crate) struct Service {
+    operations: Operations,
+    blobs: Arc<dyn BlobStore>,
+}
+
+type OperationStream = BoxStream<'static, Result<longrunning::Operation, Status>>;
+
+impl Service {
+    pub(crate) fn new(operations: Operations, blobs: Arc<dyn BlobStore>) -> Self {
+        Self { operations, blobs }
+    }
+
+    fn start(&self, request: Request<reapi::ExecuteRequest>) -> Result<(Watch, Hints), Status> {
+        let (headers, _, request) = request.into_parts();
+        let mut context = call::context(&headers, &request.instance_name)?;
+        // The deadline of the stream is not one of the action.
+        context.deadline = None;
+        let function = request.function().map_err(call::refuse)?;
+        let action_digest =
+            required_digest("action_digest", function, request.action_digest).map_err(call::refuse)?;
+        let priority = request.execution_policy.map_or(0, |policy| policy.priority);
+        if !limits::PRIORITIES.contains(&priority) {
+            let message = format!("the priority is {priority}; expected one within {:?}", limits::PRIORITIES);
+            return Err(call::refuse(Error::invalid("execution_policy.priority", message)));
+        }
+        let execute =
+            ExecuteRequest { action_digest, skip_cache_lookup: request.skip_cache_lookup, priority };
+        let hints = Hints {
+            stdout: request.inline_stdout,
+            stderr: request.inline_stderr,
+            files: request.inline_output_files,
+        };
+        Ok((self.operations.start(context, execute), hints))
+    }
+
+    fn stream(&self, watch: Watch, hints: Hints) -> OperationStream {
+        let telling = Telling { watch, hints, blobs: self.blobs.clone(), told: false };
+        futures::stream::unfold(Some(telling), |telling| async move {
+            let (operation, rest) = telling?.next().await;
+            Some((Ok(operation), rest))
+        })
+        .boxed()
+    }
+}
+
+#[tonic::async_trait]
+impl Execution for Service {
+    async fn execute(
+        &self,
+        request: Request<reapi::ExecuteRequest>,
+    ) -> Result<Response<OperationStream>, Status> {
+        let (mut watch, hints) = self.start(request)?;
+        refused_at_once(&mut watch).await?;
+        Ok(Response::new(self.stream(watch, hints)))
+    }
+
+    async fn wait_execution(
+        &self,
+        request: Request<reapi::WaitExecutionRequest>,
+    ) -> Result<Response<OperationStream>, Status> {
+        let watch = self.operations.watch(&request.get_ref().name).map_err(call::refuse)?;
+        Ok(Response::new(self.stream(watch, Hints::default())))
+    }
+}
+
+/// What fails before the action is queued is the answer to the call; later errors are told in its response.
+async fn refused_at_once(watch: &mut Watch) -> Result<(), Status> {
+    let queued = |state: &State| state.stage >= Some(Stage::Queued);
+    let settled = watch.states.wait_for(|state| queued(state) || state.done.is_some()).await;
+    let state = settled.map_err(|_| call::refuse(Error::internal("the execution was lost")))?;
+    match state.done.as_deref() {
+        Some(Err(error)) if !queued(&state) => {
+            call::log(error);
+            Err(mortar_wire::status::to_status(error))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// One stream to one client.
+struct Telling {
+    watch: Watch,
+    hints: Hints,
+    blobs: Arc<dyn BlobStore>,
+    told: bool,
+}
+
+impl Telling {
+    /// The next operation message, and this if it was not the last.
+    async fn next(mut self) -> (longrunning::Operation, Option<Self>) {
+        if self.told {
+            let _ = tokio::time::timeout(HEARTBEAT, self.watch.states.changed()).await;
+        }
+        self.told = true;
+        let state = self.watch.states.borrow_and_update().clone();
+        let message = self.message(&state).await;
+        let over = message.done;
+        (message, (!over).then_some(self))
+    }
+
+    async fn message(&self, state: &State) -> longrunning::Operation {
+        let stage = if state.done.is_some() { Some(Stage::Completed) } else { state.stage };
+        let digest = self.watch.operation.action_digest;
+        let metadata = reapi::ExecuteOperationMetadata {
+            stage: stage.map_or(reapi::execution_stage::Value::Unknown, stage_to_wire).into(),
+            action_digest: Some(digest_to_wire(digest)),
+            partial_execution_metadata: Some(metadata_to_wire(&state.metadata)),
+            digest_function: function_to_wire(digest.function()).into(),
+            ..Default::default()
+        };
+        let response = match state.done.as_deref() {
+            None => None,
+            Some(outcome) => Some(self.response(outcome).await),
+        };
+        longrunning::Operation {
+            name: self.watch.operation.name.clone(),
+            metadata: Some(any("build.bazel.remote.execution.v2.ExecuteOperationMetadata", &metadata)),
+            done: response.is_some(),
+            result: response.map(|response| {
+                longrunning::operation::Result::Response(any(
+                    "build.bazel.remote.execution.v2.ExecuteResponse",
+                    &response,
+                ))
+            }),
+        }
+    }
+
+    async fn response(&self, outcome: &mortar_model::Result<Outcome>) -> reapi::ExecuteResponse {
+        match outcome {
+            Ok(outcome) => {
+                let mut outcome = outcome.clone();
+                inline::fill(
+                    &self.watch.operation.context,
+                    self.blobs.as_ref(),
+                    &self.hints,
+                    &mut outcome.result,
+                )
+                .await;
+                execute_response(&Ok(outcome))
+            }
+            Err(error) => {
+                call::log(error);
+                execute_response_of_error(error)
+            }
+        }
+    }
+}
+
+fn execute_response_of_error(error: &Error) -> reapi::ExecuteResponse {
+    reapi::ExecuteResponse {
+        status: Some(mortar_wire::status::to_rpc(error)),
+        message: error.to_string(),
+        ..Default::default()
+    }
+}
+
+fn any(name: &str, message: &impl Message) -> prost_types::Any {
+    prost_types::Any { type_url: format!("type.googleapis.com/{name}"), value: message.encode_to_vec() }
+}

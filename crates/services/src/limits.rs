@@ -1,0 +1,22 @@
+//! The limits that clients are told and held to.
+
+/// Bytes of blobs in one batch call; told in the capabilities.
+pub const MAX_BATCH: u64 = 4 << 20;
+/// The largest gRPC message taken: a batch with its digests, and room to say politely that it is too large.
+pub const MAX_MESSAGE: usize = 16 << 20;
+/// Bytes of content in one message of a stream.
+pub const CHUNK: usize = 1 << 20;
+/// The largest message of the protocol (Action, Command, Directory) that is read from the CAS.
+pub const MAX_PROTO_BLOB: u64 = 16 << 20;
+/// stdout, stderr and files that are put into one result.
+pub const MAX_INLINE: u64 = 1 << 20;
+/// Directories that one GetTree may walk.
+pub const MAX_TREE_DIRECTORIES: usize = 1_000_000;
+/// Directories in one message of GetTree, unless the client asks for fewer.
+pub const TREE_PAGE: usize = 1_000;
+/// An opaque value of an HTTP client.
+pub const MAX_VALUE: u64 = 64 << 20;
+/// Calls to the store that one batch makes at the same time.
+pub const BATCH_PARALLELISM: usize = 16;
+/// The priorities of executions: lower runs first.
+pub const PRIORITIES: std::ops::RangeInclusive<i32> = -1_000..=1_000;

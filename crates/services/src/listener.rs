@@ -1,0 +1,254 @@
+//! One port for everything: gRPC, HTTP/1.1 and HTTP/2 with prior knowledge, over TCP or a unix socket.
+
+use axum::Router;
+use hyper_util::{
+    rt::{TokioExecutor, TokioIo, TokioTimer},
+    server::{conn::auto, graceful::GracefulShutdown},
+    service::TowerToHyperService,
+};
+use mortar_model::{Error, Result};
+use std::{fmt, io, net::SocketAddr, path::PathBuf, str::FromStr, time::Duration};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, AsyncWriteExt},
+    net::{TcpListener, TcpStream, UnixListener},
+};
+
+/// Windows and frames: large enough that one stream fills a fast link.
+const STREAM_WINDOW: u32 = 8 << 20;
+const CONNECTION_WINDOW: u32 = 32 << 20;
+const FRAME: u32 = 1 << 20;
+const SEND_BUFFER: usize = 2 << 20;
+/// Streams that one connection may have open; each client connection of Bazel uses up to 100.
+const STREAMS: u32 = 4_096;
+/// How often a silent connection is asked whether it still lives, and how long it may take to say so.
+const KEEP_ALIVE: Duration = Duration::from_secs(30);
+const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(20);
+/// How long a new connection may take until its first byte.
+const FIRST_BYTE: Duration = Duration::from_secs(60);
+
+/// Where to listen: `HOST:PORT` or `unix:PATH`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Address {
+    /// A TCP address; port 0 picks a free one.
+    Tcp(String),
+    /// A unix socket.
+    Unix(PathBuf),
+}
+
+impl FromStr for Address {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        let refuse = |why: &str| {
+            Err(Error::invalid("listen", format!("`{text}` {why}; expected HOST:PORT or unix:PATH")))
+        };
+        if let Some(path) = text.strip_prefix("unix:") {
+            return if path.is_empty() { refuse("names no path") } else { Ok(Self::Unix(path.into())) };
+        }
+        let text_without_scheme =
+            text.strip_prefix("grpc://").or(text.strip_prefix("http://")).unwrap_or(text);
+        match text_without_scheme.rsplit_once(':') {
+            Some((host, port)) if !host.is_empty() && port.parse::<u16>().is_ok() => {
+                Ok(Self::Tcp(text_without_scheme.to_owned()))
+            }
+            _ => refuse("is no address"),
+        }
+    }
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp(address) => f.write_str(address),
+            Self::Unix(path) => write!(f, "unix:{}", path.display()),
+        }
+    }
+}
+
+/// A port that is ours, on which nothing is answered yet.
+pub enum Listener {
+    /// TCP.
+    Tcp(TcpListener),
+    /// A unix socket.
+    Unix(UnixListener, PathBuf),
+}
+
+impl Listener {
+    /// Takes the address. An address in use is an error that says so; a unix socket that nobody serves any more is replaced.
+    pub async fn bind(address: &Address) -> Result<Self> {
+        let failed = |error: io::Error| {
+            let in_use = error.kind() == io::ErrorKind::AddrInUse;
+            let failed = Error::io(format!("listening on `{address}`"), error);
+            if in_use {
+                failed.hint("something else listens there; stop it, or choose another address with --listen")
+            } else {
+                failed
+            }
+        };
+        match address {
+            Address::Tcp(tcp) => Ok(Self::Tcp(TcpListener::bind(tcp).await.map_err(failed)?)),
+            Address::Unix(path) => {
+                remove_dead_socket(path).await;
+                Ok(Self::Unix(UnixListener::bind(path).map_err(failed)?, path.clone()))
+            }
+        }
+    }
+
+    /// Where clients reach it, as Bazel spells it.
+    pub fn url(&self) -> String {
+        match self {
+            Self::Tcp(listener) => match listener.local_addr() {
+                Ok(address) => format!("grpc://{}", reachable(address)),
+                Err(_) => "grpc://?".to_owned(),
+            },
+            Self::Unix(_, path) => format!("unix:{}", path.display()),
+        }
+    }
+}
+
+/// An address that a client on this machine can dial.
+fn reachable(mut address: SocketAddr) -> SocketAddr {
+    if address.ip().is_unspecified() {
+        address.set_ip(match address {
+            SocketAddr::V4(_) => std::net::Ipv4Addr::LOCALHOST.into(),
+            SocketAddr::V6(_) => std::net::Ipv6Addr::LOCALHOST.into(),
+        });
+    }
+    address
+}
+
+async fn remove_dead_socket(path: &std::path::Path) {
+    let dead = tokio::net::UnixStream::connect(path).await;
+    if dead.is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused) {
+        let _ = tokio::fs::remove_file(path).await;
+    }
+}
+
+/// Serves `router` until `stop` is done, then lets open calls end.
+pub async fn serve(listener: Listener, router: Router, stop: impl Future<Output = ()>) {
+    let server = Server { builder: builder(), router, graceful: GracefulShutdown::new() };
+    let mut stop = std::pin::pin!(stop);
+    loop {
+        tokio::select! {
+            () = server.accept(&listener) => {}
+            () = &mut stop => break,
+        }
+    }
+    let Server { graceful, .. } = server;
+    if let Listener::Unix(listener, path) = listener {
+        drop(listener);
+        let _ = std::fs::remove_file(path);
+    }
+    graceful.shutdown().await;
+}
+
+struct Server {
+    builder: auto::Builder<TokioExecutor>,
+    router: Router,
+    graceful: GracefulShutdown,
+}
+
+impl Server {
+    async fn accept(&self, listener: &Listener) {
+        match listener {
+            Listener::Tcp(listener) => match listener.accept().await {
+                Ok((stream, peer)) => self.greet(stream, peer),
+                Err(error) => back_off(error).await,
+            },
+            Listener::Unix(listener, _) => match listener.accept().await {
+                Ok((stream, _)) => self.spawn(async { Some(stream) }),
+                Err(error) => back_off(error).await,
+            },
+        }
+    }
+
+    fn greet(&self, stream: TcpStream, peer: SocketAddr) {
+        let _ = stream.set_nodelay(true);
+        self.spawn(async move {
+            let mut first = [0];
+            match tokio::time::timeout(FIRST_BYTE, stream.peek(&mut first)).await {
+                Ok(Ok(1)) if first[0] == TLS_HANDSHAKE => {
+                    refuse_tls(stream, peer).await;
+                    None
+                }
+                Ok(Ok(1)) => Some(stream),
+                _ => None,
+            }
+        });
+    }
+
+    fn spawn<S>(&self, stream: impl Future<Output = Option<S>> + Send + 'static)
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let (builder, router, watcher) = (self.builder.clone(), self.router.clone(), self.graceful.watcher());
+        tokio::spawn(async move {
+            let Some(stream) = stream.await else { return };
+            let connection =
+                builder.serve_connection(TokioIo::new(stream), TowerToHyperService::new(router)).into_owned();
+            if let Err(error) = watcher.watch(connection).await {
+                tracing::debug!("a connection ended: {error}");
+            }
+        });
+    }
+}
+
+/// Out of descriptors, say: try again in a moment instead of spinning.
+async fn back_off(error: io::Error) {
+    tracing::warn!("a connection could not be accepted: {error}");
+    tokio::time::sleep(Duration::from_millis(50)).await;
+}
+
+fn builder() -> auto::Builder<TokioExecutor> {
+    let mut builder = auto::Builder::new(TokioExecutor::new());
+    builder.http1().timer(TokioTimer::new()).keep_alive(true);
+    builder
+        .http2()
+        .timer(TokioTimer::new())
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .max_frame_size(FRAME)
+        .max_send_buf_size(SEND_BUFFER)
+        .max_concurrent_streams(STREAMS)
+        .keep_alive_interval(KEEP_ALIVE)
+        .keep_alive_timeout(KEEP_ALIVE_TIMEOUT);
+    builder
+}
+
+/// The first byte of a TLS connection: a handshake record.
+const TLS_HANDSHAKE: u8 = 0x16;
+/// A fatal alert, `protocol_version`: the client fails at once and says that TLS did not work out.
+const TLS_ALERT: [u8; 7] = [0x15, 3, 1, 0, 2, 2, 70];
+
+async fn refuse_tls(mut stream: TcpStream, peer: SocketAddr) {
+    tracing::warn!(
+        "{peer} speaks TLS, but this port is plaintext: use grpc:// instead of grpcs:// (or http:// instead of https://) in the client"
+    );
+    let _ = stream.write_all(&TLS_ALERT).await;
+    let _ = stream.shutdown().await;
+    // What the client has sent is read, so that the alert is not lost to a reset.
+    let _ =
+        tokio::time::timeout(Duration::from_secs(1), tokio::io::copy(&mut stream, &mut tokio::io::sink()))
+            .await;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses() {
+        for (text, expected) in [
+            ("127.0.0.1:8980", Some(Address::Tcp("127.0.0.1:8980".into()))),
+            ("grpc://[::1]:0", Some(Address::Tcp("[::1]:0".into()))),
+            ("unix:/run/mortar.sock", Some(Address::Unix("/run/mortar.sock".into()))),
+            ("unix:", None),
+            ("8980", None),
+            (":8980", None),
+            ("localhost:port", None),
+            ("localhost:99999", None),
+        ] {
+            assert_eq!(text.parse::<Address>().ok(), expected, "{text}");
+        }
+    }
+}
