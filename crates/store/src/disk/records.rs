@@ -1,0 +1,120 @@
+//! Action results and opaque values: small files whose names do not hash their content, so that each begins with a
+//! hash of the rest. Damaged ones are put aside and count as unknown.
+
+use super::{
+    DiskStore, Shared,
+    index::{Entry, Stamp},
+    layout::{Key, Space},
+    write::Draft,
+};
+use crate::blocking::hop;
+use async_trait::async_trait;
+use bytes::Bytes;
+use mortar_model::{
+    ActionCache, ActionKey, ActionResult, Codec, Context, Digest, DigestFunction, InstanceName, Result,
+    Values, context::Promise,
+};
+use std::{
+    fs::File,
+    io::{self, Read},
+    sync::Arc,
+};
+
+const HASH_LENGTH: usize = 32;
+
+/// Action results in the directory of a [`DiskStore`], each instance's own, evicted along with its blobs.
+///
+/// Keeps whatever it is given; `Completeness` before it sees to it that only usable results are served.
+pub struct DiskActionCache {
+    store: Arc<DiskStore>,
+    codec: Arc<dyn Codec>,
+}
+
+impl DiskActionCache {
+    /// A cache in `store`'s directory that turns results into bytes by `codec`.
+    pub fn new(store: Arc<DiskStore>, codec: Arc<dyn Codec>) -> Self {
+        Self { store, codec }
+    }
+}
+
+#[async_trait]
+impl ActionCache for DiskActionCache {
+    async fn get(&self, context: &Context, key: ActionKey) -> Result<Option<ActionResult>> {
+        let record = record_key(Space::Results, &context.instance, key.function.name(), &key.hash);
+        let Some(bytes) = self.store.shared.get_record(record, context.promise).await? else {
+            return Ok(None);
+        };
+        match self.codec.decode_result(key.function, bytes) {
+            Ok(result) => Ok(Some(result)),
+            Err(error) => {
+                tracing::warn!(?key, %error, "a stored action result could not be decoded");
+                Ok(None)
+            }
+        }
+    }
+
+    async fn put(&self, context: &Context, key: ActionKey, result: ActionResult) -> Result<()> {
+        let record = record_key(Space::Results, &context.instance, key.function.name(), &key.hash);
+        self.store.shared.put_record(record, self.codec.encode_result(&result)).await
+    }
+}
+
+#[async_trait]
+impl Values for DiskStore {
+    async fn get(&self, context: &Context, key: &[u8; 32]) -> Result<Option<Bytes>> {
+        let record = record_key(Space::Values, &context.instance, "", key);
+        self.shared.get_record(record, context.promise).await
+    }
+
+    async fn put(&self, context: &Context, key: &[u8; 32], value: Bytes) -> Result<()> {
+        let record = record_key(Space::Values, &context.instance, "", key);
+        self.shared.put_record(record, value).await
+    }
+}
+
+/// Instance names hold no control characters, so a newline divides without doubt.
+fn record_key(space: Space, instance: &InstanceName, function: &str, hash: &[u8; 32]) -> Key {
+    let name = [instance.as_str().as_bytes(), b"\n", function.as_bytes(), b"\n", hash].concat();
+    Key { space, hash: *Digest::of(DigestFunction::Sha256, &name).hash() }
+}
+
+impl Shared {
+    async fn put_record(self: &Arc<Self>, key: Key, payload: Bytes) -> Result<()> {
+        self.check_fits(payload.len() as u64 + HASH_LENGTH as u64)?;
+        let shared = self.clone();
+        hop(move || {
+            let mut draft = Draft::create(shared, key)?;
+            draft.append(Digest::of(DigestFunction::Blake3, &payload).hash())?;
+            draft.append(&payload)?;
+            draft.publish()
+        })
+        .await
+    }
+
+    async fn get_record(self: &Arc<Self>, key: Key, promise: Promise) -> Result<Option<Bytes>> {
+        let shared = self.clone();
+        hop(move || Ok(shared.read_record(key, promise == Promise::Lease))).await
+    }
+
+    fn read_record(&self, key: Key, keep: bool) -> Option<Bytes> {
+        let known = self.touch(key, keep).is_some();
+        let read = || -> io::Result<_> {
+            let mut file = File::open(self.layout.path(key))?;
+            let stamp = Stamp::of(&file.metadata()?);
+            let mut bytes = Vec::new();
+            file.read_to_end(&mut bytes)?;
+            Ok((stamp, Bytes::from(bytes)))
+        };
+        let (stamp, bytes) = read().inspect_err(|error| self.file_failed(key, error)).ok()?;
+        if bytes.len() < HASH_LENGTH
+            || Digest::of(DigestFunction::Blake3, &bytes[HASH_LENGTH..]).hash() != &bytes[..HASH_LENGTH]
+        {
+            self.quarantine(key, stamp, "its content does not match the hash that it begins with");
+            return None;
+        }
+        if !known {
+            self.index.lock().discover(key, Entry::found(bytes.len() as u64, self.now(), 0));
+        }
+        Some(bytes.slice(HASH_LENGTH..))
+    }
+}
