@@ -1,1 +1,136 @@
-//! placeholder
+//! Isolates and runs one process; knows nothing of builds. Linux only.
+//!
+//! A process of many threads must not fork, so each run goes through a helper: this binary again, which
+//! [`init_if_asked`] turns into the sandbox's own small programme. Life of a run:
+//!
+//! 1. [`Sandbox::start`] starts the helper with one socket and sends it the [`Spec`] (`running.rs`).
+//! 2. The helper, still on the host, clones a process into new namespaces and waits for it, for the time limit, and
+//!    for the socket to close (`init/supervise.rs`).
+//! 3. That process is pid 1 in there: it builds the new root (`init/root.rs`), covers what may not be written
+//!    (`init/inputs.rs`), starts the command (`init/process.rs`), reaps orphans, reports and ends (`init/pid1.rs`). With
+//!    its end the kernel kills whatever else runs in its pid namespace.
+//! 4. [`Running::wait`] returns the [`Exit`] once nothing of the run is left.
+//!
+//! # Who the command runs as
+//! Always a user namespace, and in it always uid and gid 1000 without a capability. Started by an ordinary user,
+//! that is the user itself: the only identity it may map. It owns the inputs, so nothing but the read-only mounts
+//! keeps it from them. Started by root, it is an otherwise unused identity of the host ([`Config::run_as`]): root's
+//! own would own the host's files, and `/proc/sys` besides. Writable directories must belong to that identity, which
+//! [`Sandbox::owner`] tells; root reads what it leaves behind.
+//!
+//! # What it sees
+//! `/mortar/exec` (the same path everywhere), the host's `/usr` and its companions, the few files of `/etc` that
+//! programs need (no `localtime`: time is UTC on every worker), a small `/dev`, and its own `/proc`, `/tmp` and
+//! loopback. `/opt` is not shown unless [`Config::host_directories`] names it.
+
+mod error;
+mod init;
+mod layers;
+mod running;
+mod spec;
+
+pub use error::Error;
+pub use init::init_if_asked;
+pub use layers::{Layer, Layers};
+pub use running::{Canceller, Running};
+pub use spec::{Ending, Exit, Spec, Usage};
+
+use serde::{Deserialize, Serialize};
+use std::path::{Path, PathBuf};
+
+/// Where the staged root is seen from inside.
+pub const EXEC_ROOT: &str = "/mortar/exec";
+
+/// How processes are isolated here.
+#[derive(Clone, Debug)]
+pub struct Sandbox {
+    config: Config,
+    /// The identity that the command gets on the host, where that is not ours.
+    owner: Option<(u32, u32)>,
+}
+
+/// What an operator may choose.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// How much stands between the command and the host.
+    pub isolation: Isolation,
+    /// A programme that calls [`init_if_asked`] first thing: by default the one that runs.
+    pub helper: PathBuf,
+    /// Further directories of the host that are shown, read-only, at their own paths.
+    pub host_directories: Vec<PathBuf>,
+    /// The uid and gid that commands get on the host where we are root: by default `nobody`.
+    pub run_as: (u32, u32),
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            isolation: Isolation::Namespaces,
+            helper: "/proc/self/exe".into(),
+            host_directories: Vec::new(),
+            run_as: (65534, 65534),
+        }
+    }
+}
+
+/// How much stands between the command and the host.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Isolation {
+    /// Namespaces, a root of its own, inputs read-only. Refused where the kernel does not permit it.
+    Namespaces,
+    /// Nothing but a process group and an exact environment: for machines that permit no more. The command runs as us,
+    /// on the host's file system.
+    None,
+}
+
+impl Sandbox {
+    /// A sandbox by these choices. Nothing is tried yet: [`Sandbox::probe`] does that.
+    pub fn new(config: Config) -> Self {
+        let root = rustix::process::geteuid().is_root();
+        let owner = (root && config.isolation == Isolation::Namespaces).then_some(config.run_as);
+        Self { config, owner }
+    }
+
+    /// What writable files and directories must belong to (uid, gid), where that is not ourselves.
+    pub fn owner(&self) -> Option<(u32, u32)> {
+        self.owner
+    }
+
+    /// Whether inputs are safe from the command even as hard links to files that others use.
+    pub fn protects_inputs(&self) -> bool {
+        self.config.isolation == Isolation::Namespaces
+    }
+
+    /// Where the command sees the staged root that lies at `directory` on the host.
+    pub fn exec_root(&self, directory: &Path) -> PathBuf {
+        match self.config.isolation {
+            Isolation::Namespaces => EXEC_ROOT.into(),
+            Isolation::None => directory.join(spec::EXEC),
+        }
+    }
+
+    /// Finds out, by doing it, which layers this kernel and this user permit. `directory` is an empty directory of ours.
+    pub fn probe(&self, directory: &Path) -> Result<Layers, Error> {
+        layers::probe(self, directory)
+    }
+
+    /// Starts a command. Blocks for a moment; the wait is in [`Running::wait`].
+    pub fn start(&self, spec: Spec) -> Result<Running, Error> {
+        spec.check()?;
+        Running::start(self, init::Request::Run(self.plan(spec)))
+    }
+
+    /// Runs a command to its end.
+    pub fn run(&self, spec: Spec) -> Result<Exit, Error> {
+        self.start(spec)?.wait()
+    }
+
+    fn plan(&self, spec: Spec) -> init::Plan {
+        init::Plan {
+            spec,
+            isolation: self.config.isolation,
+            owner: self.owner,
+            host_directories: self.config.host_directories.clone(),
+        }
+    }
+}

@@ -1,0 +1,59 @@
+//! No isolation, for machines that permit none: the command runs as us on the host's own file system, in a session of
+//! its own. Whatever it leaves behind is still found and killed, since orphans come to this process.
+
+use super::{Failure, Plan, Step, pid1, process, supervise};
+use crate::{Exit, spec};
+use nix::{
+    sys::{
+        prctl,
+        signal::{Signal, kill},
+        wait::{WaitPidFlag, waitpid},
+    },
+    unistd::{ForkResult, Pid, fork},
+};
+use std::{
+    fs::{self, OpenOptions},
+    os::unix::net::UnixStream,
+    time::Instant,
+};
+
+/// Runs the command; the working directory is the run's own.
+pub fn run(plan: &Plan, control: &UnixStream) -> Result<Exit, Failure> {
+    prctl::set_child_subreaper(true).step(|| "adopt orphans".into())?;
+    let open = |name: &str| OpenOptions::new().append(true).open(name).step(|| format!("open `{name}`"));
+    let (stdout, stderr) = (open(spec::STDOUT)?, open(spec::STDERR)?);
+    let exec = plan.spec.directory.join(spec::EXEC);
+    let start = Instant::now();
+    // SAFETY: this process has one thread, so the child may do as it likes.
+    let command = match unsafe { fork() }.step(|| "fork".into())? {
+        ForkResult::Child => process::become_command(plan, &exec, &stdout, &stderr),
+        ForkResult::Parent { child } => child,
+    };
+    let stopped = supervise::watch(command, control, plan.spec.timeout.map(|limit| start + limit));
+    let ended = pid1::reap_until(command)?;
+    let wall = start.elapsed();
+    end_descendants();
+    Ok(Exit { ending: stopped.unwrap_or(ended), wall, usage: pid1::usage() })
+}
+
+/// Kills what the command left until there is nothing: each child that dies hands its own children to us.
+fn end_descendants() {
+    while let Some(children) = children() {
+        for child in children {
+            kill(child, Signal::SIGKILL).ok();
+        }
+        // Waits for one; its orphans are ours before it can be waited for.
+        if waitpid(None, Some(WaitPidFlag::__WALL)).is_err() {
+            return;
+        }
+    }
+}
+
+/// Our children, if there are any.
+fn children() -> Option<Vec<Pid>> {
+    let own = std::process::id();
+    let text = fs::read_to_string(format!("/proc/self/task/{own}/children")).ok()?;
+    let pids: Vec<_> =
+        text.split_whitespace().filter_map(|pid| pid.parse().ok().map(Pid::from_raw)).collect();
+    (!pids.is_empty()).then_some(pids)
+}
