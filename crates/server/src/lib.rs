@@ -1,1 +1,11 @@
-//! placeholder
+//! The server's own parts: how executions are looked up, queued and handed to workers, the status page, and
+//! [`assemble`], which stacks stores, scheduler and services into a deployment.
+
+pub mod assemble;
+pub mod bazelrc;
+mod look_up;
+mod requirements;
+mod status_page;
+mod worker_sessions;
+
+pub use assemble::{Server, Settings};

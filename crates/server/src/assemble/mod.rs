@@ -1,0 +1,83 @@
+//! A server put together. Reading this is reading the deployment:
+//!
+//! ```text
+//! services ── blobs:    disk
+//!          ├─ results:  completeness ── disk
+//!          └─ executor: look-up ── queue ── (workers, in this process or others)
+//! ```
+
+use crate::{
+    look_up::LookUp,
+    requirements::StoredActions,
+    status_page::{self, Page},
+    worker_sessions,
+};
+use axum::Router;
+use mortar_model::{ActionCache, BlobStore, Codec, Result, SystemClock};
+use mortar_scheduler::{QueueExecutor, Scheduler};
+use mortar_services::{Operations, Ports};
+use mortar_store::{Completeness, DiskActionCache, DiskConfig, DiskStore};
+use mortar_wire::{Protobuf, worker::worker_session_server::WorkerSessionServer};
+use std::{path::PathBuf, sync::Arc};
+
+/// What a server needs to know.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Where everything is kept.
+    pub directory: PathBuf,
+    /// How many bytes that may take.
+    pub max_size: u64,
+    /// The limits of executions.
+    pub scheduler: mortar_scheduler::Config,
+}
+
+/// The parts of a server that others hold on to.
+pub struct Server {
+    /// Blobs, uploads, local files.
+    pub store: Arc<DiskStore>,
+    /// Complete results.
+    pub actions: Arc<dyn ActionCache>,
+    /// Who runs what.
+    pub scheduler: Scheduler,
+    operations: Operations,
+    ports: Ports,
+}
+
+impl Server {
+    /// Opens the store and puts everything on top of it. Nothing is listened to yet.
+    pub fn assemble(settings: Settings) -> Result<Self> {
+        let codec: Arc<dyn Codec> = Arc::new(Protobuf);
+        let store =
+            DiskStore::open(DiskConfig { directory: settings.directory, max_size: settings.max_size })?;
+        let blobs: Arc<dyn BlobStore> = store.clone();
+        let kept = Arc::new(DiskActionCache::new(store.clone(), codec.clone()));
+        let actions: Arc<dyn ActionCache> = Arc::new(Completeness::new(kept, blobs.clone(), codec));
+
+        let scheduler = Scheduler::start(settings.scheduler, Arc::new(SystemClock));
+        let queue = QueueExecutor::new(scheduler.clone(), Arc::new(StoredActions::new(blobs.clone())));
+        let executor = Arc::new(LookUp::new(actions.clone(), Arc::new(queue)));
+        let ports = Ports {
+            blobs,
+            actions: actions.clone(),
+            uploads: store.clone(),
+            index: store.clone(),
+            values: store.clone(),
+            executor: Some(executor.clone()),
+        };
+        Ok(Self { store, actions, scheduler, operations: Operations::new(executor), ports })
+    }
+
+    /// Everything that is served on the port, which clients reach at `url`.
+    pub fn router(&self, url: &str) -> Router {
+        let mut own = tonic::service::Routes::builder();
+        own.add_service(WorkerSessionServer::new(worker_sessions::Service::new(self.scheduler.clone())));
+        let page = Page {
+            url: url.into(),
+            store: self.store.clone(),
+            scheduler: self.scheduler.clone(),
+            operations: self.operations.clone(),
+        };
+        let more = own.routes().into_axum_router().reset_fallback().merge(status_page::router(page));
+        mortar_services::router(&self.ports, Some(self.operations.clone()), more)
+    }
+}
