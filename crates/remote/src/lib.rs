@@ -1,1 +1,91 @@
-//! placeholder
+//! The ports over gRPC: a server elsewhere as [`BlobStore`](mortar_model::BlobStore),
+//! [`ActionCache`](mortar_model::ActionCache) and [`Executor`](mortar_model::Executor).
+//!
+//! [`Endpoint::connect`] makes a [`Remote`] without a word to the server: connections are made when the first call needs
+//! them and made anew after they break. What is broken on the way is repeated or resumed, within the bounds of
+//! [`Options::retry`]; what arrives is checked against its digest before the last of it is passed on.
+//!
+//! Left to others: keeping what was fetched (`mortar-store`), credentials and judging upstreams (the companion).
+
+mod batch;
+mod blobs;
+mod call;
+mod capabilities;
+mod endpoint;
+mod execution;
+mod pool;
+mod read;
+mod results;
+mod retry;
+mod write;
+
+pub use capabilities::Capabilities;
+pub use endpoint::{Endpoint, Options};
+pub use retry::Retry;
+
+use mortar_wire::{bytestream::byte_stream_client::ByteStreamClient, reapi};
+use pool::{Lease, Pool};
+use std::sync::Arc;
+use tokio::sync::OnceCell;
+use tonic::transport::Channel;
+
+/// The largest message that is accepted; an action result with much inline is the largest there is.
+const MAX_MESSAGE: usize = 64 << 20;
+
+/// A server elsewhere. Cheap to clone; all clones share their connections.
+#[derive(Clone)]
+pub struct Remote(Arc<Inner>);
+
+struct Inner {
+    endpoint: Endpoint,
+    options: Options,
+    pool: Pool,
+    /// Bytes of content that one batch may hold, once the server was asked.
+    batch_limit: OnceCell<u64>,
+}
+
+impl Remote {
+    fn new(endpoint: Endpoint, options: Options) -> Self {
+        let pool = Pool::new(&endpoint, &options);
+        Self(Arc::new(Inner { endpoint, options, pool, batch_limit: OnceCell::new() }))
+    }
+
+    /// Which server this is.
+    pub fn endpoint(&self) -> &Endpoint {
+        &self.0.endpoint
+    }
+
+    /// One of the connections, for protocols that have no port, such as the worker session.
+    pub fn channel(&self) -> Channel {
+        self.0.pool.lease().channel()
+    }
+}
+
+/// Clients of the single services, each over the connection with the fewest calls.
+impl Inner {
+    fn byte_stream(&self) -> (ByteStreamClient<Channel>, Lease) {
+        let lease = self.pool.lease();
+        (ByteStreamClient::new(lease.channel()).max_decoding_message_size(MAX_MESSAGE), lease)
+    }
+
+    fn cas(
+        &self,
+    ) -> (reapi::content_addressable_storage_client::ContentAddressableStorageClient<Channel>, Lease) {
+        let lease = self.pool.lease();
+        let client =
+            reapi::content_addressable_storage_client::ContentAddressableStorageClient::new(lease.channel());
+        (client.max_decoding_message_size(MAX_MESSAGE), lease)
+    }
+
+    fn action_cache(&self) -> (reapi::action_cache_client::ActionCacheClient<Channel>, Lease) {
+        let lease = self.pool.lease();
+        let client = reapi::action_cache_client::ActionCacheClient::new(lease.channel());
+        (client.max_decoding_message_size(MAX_MESSAGE), lease)
+    }
+
+    fn execution(&self) -> (reapi::execution_client::ExecutionClient<Channel>, Lease) {
+        let lease = self.pool.lease();
+        let client = reapi::execution_client::ExecutionClient::new(lease.channel());
+        (client.max_decoding_message_size(MAX_MESSAGE), lease)
+    }
+}

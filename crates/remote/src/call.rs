@@ -1,0 +1,110 @@
+//! What every call has: headers made from the context, a time limit, and an answer whose failure is our one error.
+
+use crate::{Inner, Lease};
+use mortar_model::{Blame, Context, Digest, Error, Kind, RequestMetadata, Result};
+use mortar_wire::{metadata, status};
+use std::{
+    future::Future,
+    time::{Duration, Instant},
+};
+use tonic::{Code, Request, Response, Status};
+
+impl Inner {
+    /// A request with the caller's metadata and deadline.
+    pub(crate) fn request<T>(&self, context: &Context, message: T) -> Request<T> {
+        let mut request = Request::new(message);
+        if *context.request != RequestMetadata::default() {
+            metadata::to_headers(&context.request, request.metadata_mut());
+        }
+        if let Some(deadline) = context.deadline {
+            request.set_timeout(deadline.saturating_duration_since(Instant::now()));
+        }
+        request
+    }
+
+    /// The answer of a call that has a single one.
+    pub(crate) async fn unary<T>(
+        &self,
+        context: &Context,
+        _lease: Lease,
+        call: impl Future<Output = Result<Response<T>, Status>>,
+    ) -> Result<T> {
+        self.timely(context, Some(self.options.call_timeout), call).await.map(Response::into_inner)
+    }
+
+    /// What `call` gives, if it does within `limit` and before the context's deadline.
+    pub(crate) async fn timely<T>(
+        &self,
+        context: &Context,
+        limit: Option<Duration>,
+        call: impl Future<Output = Result<T, Status>>,
+    ) -> Result<T> {
+        let limit = limit.map(|limit| Instant::now() + limit);
+        let until = match (limit, context.deadline) {
+            (Some(limit), Some(deadline)) => Some(limit.min(deadline)),
+            (limit, deadline) => limit.or(deadline),
+        };
+        let answer = match until {
+            Some(until) => tokio::time::timeout_at(until.into(), call).await,
+            None => Ok(call.await),
+        };
+        match answer {
+            Ok(Ok(answer)) => Ok(answer),
+            Ok(Err(status)) => Err(self.error(context, status)),
+            Err(_) => Err(self.too_late(context)),
+        }
+    }
+
+    /// The error in a status: one that the server sent, or one of the way to it.
+    pub(crate) fn error(&self, context: &Context, status: Status) -> Error {
+        if is_of_the_way(&status) {
+            if context.deadline.is_some_and(|deadline| deadline <= Instant::now()) {
+                return self.too_late(context);
+            }
+            let message = format!("the server at `{}` cannot be reached: {}", self.endpoint, cause(&status));
+            return Error::new(Kind::Unavailable { message, retry_after: None });
+        }
+        status::from_status(&status)
+    }
+
+    fn too_late(&self, context: &Context) -> Error {
+        if context.deadline.is_some_and(|deadline| deadline <= Instant::now()) {
+            let message = format!("the server at `{}` did not answer before the deadline", self.endpoint);
+            return Error::new(Kind::DeadlineExceeded { message });
+        }
+        let message = format!("the server at `{}` does not answer", self.endpoint);
+        Error::new(Kind::Unavailable { message, retry_after: None })
+    }
+
+    /// An answer that cannot be understood is the server's fault, whatever the conversion says.
+    pub(crate) fn garbled(&self, error: Error) -> Error {
+        let message = format!("the answer of the server at `{}` makes no sense", self.endpoint);
+        Error::internal(message).with_source(error)
+    }
+}
+
+/// Content that the server sent and that is not what was asked for.
+pub(crate) fn wrong_content(digest: Digest, actual: String) -> Error {
+    Error::mismatch(digest, actual, Blame::Server)
+}
+
+/// Whether no server said this: the connection could not be made or broke. Of such a status tonic keeps the cause; where
+/// an answer just ends, or its dispatcher is gone, there is only the text.
+fn is_of_the_way(status: &Status) -> bool {
+    std::error::Error::source(status).is_some()
+        || status.code() == Code::Unknown
+            && ["protocol error: missing grpc-status", "Service was not ready"]
+                .iter()
+                .any(|start| status.message().starts_with(start))
+}
+
+/// The innermost reason, which is the one that people understand.
+fn cause(status: &Status) -> String {
+    let mut source = std::error::Error::source(status);
+    let mut text = status.message().to_owned();
+    while let Some(error) = source {
+        text = error.to_string();
+        source = error.source();
+    }
+    text
+}

@@ -1,0 +1,52 @@
+//! A few connections to one server. A call takes the one with the fewest calls under way, the first among equals, so
+//! that callers who ask one thing after another need a single connection, and busy ones spread over all.
+
+use crate::{Endpoint, Options};
+use std::sync::{
+    Arc,
+    atomic::{AtomicUsize, Ordering},
+};
+use tonic::transport::Channel;
+
+pub(crate) struct Pool {
+    connections: Vec<Connection>,
+}
+
+struct Connection {
+    channel: Channel,
+    calls: Arc<AtomicUsize>,
+}
+
+impl Pool {
+    pub(crate) fn new(endpoint: &Endpoint, options: &Options) -> Self {
+        let connection = |_| Connection { channel: endpoint.channel(options), calls: Arc::default() };
+        Self { connections: (0..options.connections.max(1)).map(connection).collect() }
+    }
+
+    /// A connection for one call, which holds this for as long as it lasts.
+    pub(crate) fn lease(&self) -> Lease {
+        let idlest =
+            self.connections.iter().min_by_key(|connection| connection.calls.load(Ordering::Relaxed));
+        let Connection { channel, calls } = idlest.expect("there is at least one connection");
+        calls.fetch_add(1, Ordering::Relaxed);
+        Lease { channel: channel.clone(), calls: calls.clone() }
+    }
+}
+
+/// A share in a connection.
+pub(crate) struct Lease {
+    channel: Channel,
+    calls: Arc<AtomicUsize>,
+}
+
+impl Lease {
+    pub(crate) fn channel(&self) -> Channel {
+        self.channel.clone()
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        self.calls.fetch_sub(1, Ordering::Relaxed);
+    }
+}

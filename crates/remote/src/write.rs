@@ -1,0 +1,227 @@
+//! ByteStream.Write: large blobs, resumed where the server has them when the stream breaks.
+//!
+//! Content at hand can be resumed anywhere. Content that comes as a stream is consumed once: it can be tried again only
+//! as long as nothing but its first piece was taken, which covers a server that is just being restarted.
+
+use crate::{Inner, retry::Backoff};
+use bytes::Bytes;
+use futures::TryStreamExt;
+use mortar_model::{Blame, Blob, ByteStream, Context, Digest, Error, Kind, Result};
+use mortar_wire::{
+    bytestream::{QueryWriteStatusRequest, WriteRequest, WriteResponse},
+    resource::Resource,
+};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Code, Response, Status};
+
+impl Inner {
+    pub(crate) async fn write_stream(&self, context: &Context, digest: Digest, blob: Blob) -> Result<()> {
+        let upload = uuid::Uuid::new_v4().to_string();
+        let mut writing = Writing {
+            remote: self,
+            context,
+            digest,
+            name: Resource::write_name(&context.instance, &upload, digest),
+            source: Source::of(blob),
+            committed: 0,
+            backoff: Backoff::new(&self.options.retry, context),
+        };
+        writing.run().await
+    }
+}
+
+/// An upload that is under way, over however many streams it takes.
+struct Writing<'a> {
+    remote: &'a Inner,
+    context: &'a Context,
+    digest: Digest,
+    name: String,
+    source: Source,
+    /// What the server is known to have.
+    committed: u64,
+    backoff: Backoff,
+}
+
+impl Writing<'_> {
+    async fn run(&mut self) -> Result<()> {
+        let mut resumes = false;
+        loop {
+            match self.attempt(resumes).await {
+                Ok(()) => return Ok(()),
+                Err(error) if self.source.is_spent() => return Err(error),
+                Err(error) => self.backoff.pause(error).await?,
+            }
+            resumes = true;
+        }
+    }
+
+    async fn attempt(&mut self, resumes: bool) -> Result<()> {
+        if resumes && self.source.resumes() {
+            let committed = self.query().await?;
+            if committed == self.digest.size() {
+                // Empty-handed, but it settles whether the upload was completed.
+                return self.send(committed).await;
+            }
+            if committed > self.committed {
+                self.backoff.progressed();
+            }
+            self.committed = committed;
+        }
+        self.send(self.committed).await
+    }
+
+    /// How much the server has. One that does not know, or cannot say, has nothing.
+    async fn query(&mut self) -> Result<u64> {
+        let request = QueryWriteStatusRequest { resource_name: self.name.clone() };
+        let (mut client, lease) = self.remote.byte_stream();
+        let call = client.query_write_status(self.remote.request(self.context, request));
+        match self.remote.unary(self.context, lease, call).await {
+            Ok(status) => Ok(u64::try_from(status.committed_size).unwrap_or(0).min(self.digest.size())),
+            Err(error) => match error.kind() {
+                Kind::NotFound { .. } | Kind::Unimplemented { .. } => Ok(0),
+                _ => Err(error),
+            },
+        }
+    }
+
+    /// Sends what there is from `offset` on. The server may have enough before it has heard all.
+    async fn send(&mut self, offset: u64) -> Result<()> {
+        let (sender, receiver) = mpsc::channel(1);
+        let (mut client, _lease) = self.remote.byte_stream();
+        let request = self.remote.request(self.context, ReceiverStream::new(receiver));
+        let call = self.remote.timely(self.context, None, accepted(client.write(request), self.digest));
+        let mut call = std::pin::pin!(call);
+        let pump =
+            Pump { name: self.name.clone(), offset, digest: self.digest, chunk: self.remote.options.chunk };
+        let committed = tokio::select! {
+            biased;
+            answer = &mut call => answer?,
+            pumped = pump.run(&mut self.source, sender) => {
+                pumped?;
+                call.await?
+            }
+        };
+        if committed == self.digest.size() {
+            return Ok(());
+        }
+        let message = format!("the server took {committed} bytes of blob `{}`", self.digest);
+        Err(Error::new(Kind::Aborted { message }))
+    }
+}
+
+/// The committed size in an answer. A blob that is already there counts as committed, whichever way the server says so.
+async fn accepted(
+    call: impl Future<Output = Result<Response<WriteResponse>, Status>>,
+    digest: Digest,
+) -> Result<u64, Status> {
+    match call.await {
+        Ok(answer) => Ok(u64::try_from(answer.into_inner().committed_size).unwrap_or(0)),
+        Err(status) if status.code() == Code::AlreadyExists => Ok(digest.size()),
+        Err(status) => Err(status),
+    }
+}
+
+/// Where content comes from.
+enum Source {
+    Bytes(Bytes),
+    Stream {
+        stream: ByteStream,
+        /// The first piece, kept for another try.
+        first: Option<Bytes>,
+        /// The piece that is being sent in parts.
+        current: Bytes,
+        /// More than the first piece was taken.
+        is_spent: bool,
+    },
+}
+
+impl Source {
+    fn of(blob: Blob) -> Self {
+        match blob.as_bytes() {
+            Some(bytes) => Self::Bytes(bytes.clone()),
+            None => Self::Stream {
+                stream: blob.into_stream(),
+                first: None,
+                current: Bytes::new(),
+                is_spent: false,
+            },
+        }
+    }
+
+    fn is_spent(&self) -> bool {
+        matches!(self, Self::Stream { is_spent: true, .. })
+    }
+
+    fn resumes(&self) -> bool {
+        matches!(self, Self::Bytes(_))
+    }
+
+    /// The bytes at `offset`, at most `limit`; empty at the end.
+    async fn piece(&mut self, offset: u64, limit: usize) -> Result<Bytes> {
+        match self {
+            Self::Bytes(bytes) => {
+                let start = usize::try_from(offset).unwrap_or(usize::MAX).min(bytes.len());
+                Ok(bytes.slice(start..bytes.len().min(start.saturating_add(limit))))
+            }
+            Self::Stream { stream, first, current, is_spent } => {
+                if offset == 0 {
+                    *current = match first {
+                        Some(first) => first.clone(),
+                        None => first.insert(filled(stream).await?).clone(),
+                    };
+                } else if current.is_empty() {
+                    *is_spent = true;
+                    *current = filled(stream).await?;
+                }
+                Ok(current.split_to(limit.min(current.len())))
+            }
+        }
+    }
+}
+
+/// The next piece that is not empty; empty at the end.
+async fn filled(stream: &mut ByteStream) -> Result<Bytes> {
+    loop {
+        match stream.try_next().await? {
+            Some(piece) if piece.is_empty() => {}
+            piece => return Ok(piece.unwrap_or_default()),
+        }
+    }
+}
+
+/// Turns content into messages, as fast as they are taken.
+struct Pump {
+    name: String,
+    offset: u64,
+    digest: Digest,
+    chunk: usize,
+}
+
+impl Pump {
+    async fn run(mut self, source: &mut Source, messages: mpsc::Sender<WriteRequest>) -> Result<()> {
+        loop {
+            // Room first: no content is taken while the one before waits. No room ever again means that the call is
+            // over, and its answer tells all.
+            let Ok(room) = messages.reserve().await else { return Ok(()) };
+            let data = source.piece(self.offset, self.chunk).await?;
+            let end = self.offset + data.len() as u64;
+            let size = self.digest.size();
+            if end > size || data.is_empty() && end < size {
+                let actual =
+                    if end > size { format!("at least {end} bytes") } else { format!("{end} bytes") };
+                return Err(Error::mismatch(self.digest, actual, Blame::Client));
+            }
+            room.send(WriteRequest {
+                resource_name: std::mem::take(&mut self.name),
+                write_offset: self.offset.cast_signed(),
+                finish_write: end == size,
+                data,
+            });
+            self.offset = end;
+            if end == size {
+                return Ok(());
+            }
+        }
+    }
+}
