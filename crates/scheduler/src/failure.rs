@@ -2,11 +2,14 @@
 //! this keeps the text, which is all that a waiter would show.
 
 use mortar_model::{Error, Kind};
-use std::{error::Error as _, fmt};
+use std::{error::Error as _, fmt, sync::Arc};
 
-/// Why an execution has no outcome.
+/// Why an execution has no outcome. Cheap to clone, and small in the channels that carry it.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Failure {
+pub struct Failure(Arc<Parts>);
+
+#[derive(Clone, Debug, PartialEq)]
+struct Parts {
     kind: Kind,
     cause: Option<String>,
     hint: Option<String>,
@@ -15,17 +18,17 @@ pub struct Failure {
 impl Failure {
     /// A failure of this kind.
     pub fn new(kind: Kind) -> Self {
-        Self { kind, cause: None, hint: None }
+        Self(Arc::new(Parts { kind, cause: None, hint: None }))
     }
 
     /// What kind of failure.
     pub fn kind(&self) -> &Kind {
-        &self.kind
+        &self.0.kind
     }
 
     /// Whether another worker may well succeed. What is wrong with the request or its blobs is wrong everywhere.
     pub fn is_the_workers(&self) -> bool {
-        match &self.kind {
+        match &self.0.kind {
             Kind::Io { .. }
             | Kind::Internal { .. }
             | Kind::Unavailable { .. }
@@ -40,8 +43,8 @@ impl Failure {
 
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}", self.kind)?;
-        match &self.cause {
+        write!(f, "{}", self.0.kind)?;
+        match &self.0.cause {
             Some(cause) => write!(f, ": {cause}"),
             None => Ok(()),
         }
@@ -50,21 +53,22 @@ impl fmt::Display for Failure {
 
 impl From<Error> for Failure {
     fn from(error: Error) -> Self {
-        Self {
+        Self(Arc::new(Parts {
             kind: error.kind().clone(),
             cause: error.source().map(ToString::to_string),
             hint: error.get_hint().map(str::to_owned),
-        }
+        }))
     }
 }
 
 impl From<Failure> for Error {
     fn from(failure: Failure) -> Self {
-        let mut error = Error::new(failure.kind);
-        if let Some(cause) = failure.cause {
+        let Parts { kind, cause, hint } = Arc::unwrap_or_clone(failure.0);
+        let mut error = Error::new(kind);
+        if let Some(cause) = cause {
             error = error.with_source(cause);
         }
-        if let Some(hint) = failure.hint {
+        if let Some(hint) = hint {
             error = error.hint(hint);
         }
         error

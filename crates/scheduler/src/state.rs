@@ -13,8 +13,10 @@ mod queue;
 mod workers;
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod histories;
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests;
 
 pub use event::{Effect, Event, Loss, Submission, Submitted, TicketId, Update, WorkerId};

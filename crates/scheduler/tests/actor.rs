@@ -1,5 +1,7 @@
 //! The scheduler as others use it: tickets on one side, workers on channels on the other, time held by tokio.
 
+#![allow(clippy::unwrap_used)]
+
 use async_trait::async_trait;
 use mortar_model::{
     ActionResult, Clock, Context, Digest, DigestFunction, ExecuteRequest, ExecutionMetadata, Executor, Kind,

@@ -234,16 +234,44 @@ fn what_no_worker_can_run_is_refused_in_time_and_explained() {
 
 #[test]
 fn waiting_for_a_worker_is_counted_from_when_the_last_one_left() {
+    let drain: fn(&mut Play) = |play| drop(play.heard(1, FromWorker::Draining));
+    let lose: fn(&mut Play) = |play| drop(play.lose(1));
+    let draining = "but every worker that could run it is draining, such as `w1`";
+    for (goes, why) in [(drain, draining), (lose, "but no worker is connected")] {
+        let mut play = Play::new();
+        play.join(1, 1, "");
+        play.submit(1, action("a"));
+        play.submit(2, action("b"));
+        play.now += seconds(50);
+        goes(&mut play);
+        play.wait(59);
+        assert!(play.state.tickets.contains_key(&TicketId(2)));
+        let refused = format!("2: action `{}` waited 60s {why}", action("b").action_digest);
+        assert!(play.wait(1).contains(&refused), "{why}");
+    }
+}
+
+#[test]
+fn each_waits_its_own_time() {
     let mut play = Play::new();
-    play.join(1, 1, "");
+    play.submit(1, action("a"));
+    play.now += seconds(30);
+    play.submit(2, action("b"));
+    for (ticket, wait) in [(1, 30), (2, 30)] {
+        let refused = play.wait(wait);
+        assert!(refused.len() == 1 && refused[0].starts_with(&format!("{ticket}: action")), "{refused:?}");
+    }
+}
+
+#[test]
+fn a_worker_that_comes_in_time_ends_the_wait_for_one() {
+    let mut play = Play::with(Config { heartbeat_interval: seconds(1000), ..config() });
     play.submit(1, action("a"));
     play.submit(2, action("b"));
-    play.now += seconds(50);
-    play.heard(1, FromWorker::Draining);
-    assert_eq!(play.state.next_deadline(), Some(play.now + seconds(50)), "the heartbeat");
-    assert_eq!(play.wait(50), ["beat 1"]);
-    let drained = "but every worker that could run it is draining, such as `w1`";
-    assert_eq!(play.wait(10), [format!("2: action `{}` waited 60s {drained}", action("b").action_digest)]);
+    play.now += seconds(59);
+    play.join(1, 1, "");
+    assert_eq!(play.wait(240), [""; 0]);
+    assert!(play.wait(1)[0].contains("for its turn"));
 }
 
 #[test]
