@@ -183,11 +183,11 @@ impl Build {
         self.processes.as_ref().with_context(|| format!("no line about processes\n{stderr}"))
     }
 
-    /// What Bazel said, of a command that must have failed by itself.
-    pub fn failure(&self) -> Result<&str> {
-        let Finished { status, stderr, .. } = &self.finished;
+    /// What Bazel said on both streams, of a command that must have failed by itself.
+    pub fn failure(&self) -> Result<String> {
+        let Finished { status, stdout, stderr } = &self.finished;
         ensure!(status.code().is_some_and(|code| code != 0), "bazel should have failed: {status}\n{stderr}");
-        Ok(stderr)
+        Ok(format!("{stdout}{stderr}"))
     }
 }
 

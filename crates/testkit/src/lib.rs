@@ -3,6 +3,9 @@
 pub mod bazel;
 pub mod casd;
 pub mod ccache;
+pub mod codec;
+pub mod conformance;
+pub mod faults;
 pub mod http;
 pub mod mortar;
 pub mod process;
