@@ -65,7 +65,8 @@ impl Play {
 
     fn words(&self, effect: &Effect) -> Option<String> {
         Some(match effect {
-            Effect::Tell { ticket, update: Update::Progress(Stage::Queued, _) } => {
+            Effect::Tell { ticket, update: Update::Progress(Stage::Queued, at) } => {
+                assert_eq!(at.worker, "", "no worker has it");
                 format!("{ticket}: queued")
             }
             Effect::Tell { ticket, update: Update::Progress(_, at) } => format!("{ticket}: on {}", at.worker),
