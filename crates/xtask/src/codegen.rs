@@ -23,7 +23,9 @@ pub fn run(check: bool) -> anyhow::Result<()> {
     let (new, old) = (read(&fresh)?, read(&target)?);
     if check {
         if new != old {
-            bail!("`crates/wire/src/generated` is out of date: run `cargo xtask codegen` and commit the result");
+            bail!(
+                "`crates/wire/src/generated` is out of date: run `cargo xtask codegen` and commit the result"
+            );
         }
         println!("generated code is up to date");
         return Ok(());

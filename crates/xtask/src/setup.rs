@@ -72,8 +72,7 @@ fn make_executable(path: &Path) -> Result<()> {
 /// Runs a command to its end; on failure the error carries what it printed.
 fn execute(command: &mut Command) -> Result<String> {
     let shown = format!("{command:?}");
-    let output =
-        command.stdin(Stdio::null()).output().with_context(|| format!("cannot start {shown}"))?;
+    let output = command.stdin(Stdio::null()).output().with_context(|| format!("cannot start {shown}"))?;
     let stdout = String::from_utf8_lossy(&output.stdout).into_owned();
     if !output.status.success() {
         bail!("{shown}: {}\n{stdout}{}", output.status, String::from_utf8_lossy(&output.stderr));

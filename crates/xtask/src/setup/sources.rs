@@ -79,12 +79,15 @@ fn write_entries(apt: &Path) -> Result<()> {
 fn source_stanzas(text: &str) -> String {
     let is_main = |stanza: &&str| {
         let field = |name| stanza.lines().find_map(|line| line.strip_prefix(name));
-        let has = |name, word| field(name).is_some_and(|rest: &str| rest.split_whitespace().any(|w| w == word));
+        let has =
+            |name, word| field(name).is_some_and(|rest: &str| rest.split_whitespace().any(|w| w == word));
         has("Types:", "deb") && has("Components:", "main") && !has("Enabled:", "no")
     };
     let retype = |line: &str| if line.starts_with("Types:") { "Types: deb-src" } else { line }.to_owned();
     let stanzas = text.split("\n\n").filter(is_main);
-    stanzas.map(|stanza| stanza.lines().map(retype).map(|line| line + "\n").collect::<String>() + "\n").collect()
+    stanzas
+        .map(|stanza| stanza.lines().map(retype).map(|line| line + "\n").collect::<String>() + "\n")
+        .collect()
 }
 
 /// Lines of a `.list` file that offer `main`, as `deb-src` lines.
