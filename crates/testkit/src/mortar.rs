@@ -91,9 +91,9 @@ impl Mortar {
         self.running.stdout()
     }
 
-    /// Waits until its own worker runs an action.
-    pub fn wait_until_busy(&self, limit: Duration) -> Result<()> {
-        wait_until_busy(&self.running, limit)
+    /// Waits until an action of its own worker runs this program.
+    pub fn wait_until_it_runs(&self, program: &str, limit: Duration) -> Result<()> {
+        wait_until_it_runs(&self.running, program, limit)
     }
 
     /// Its resident memory in bytes.
@@ -113,8 +113,8 @@ pub struct Worker {
 impl Worker {
     /// `mortar worker --server URL` with its data in `dir`. It may not be registered yet: actions wait for it.
     pub fn start(program: impl AsRef<Path>, server: &str, dir: &Path, flags: &[&str]) -> Result<Worker> {
-        let mut command = Command::new(program.as_ref());
-        command.args(["worker", "--server", server, "--dir"]).arg(dir).args(flags);
+        let mut command = command(program.as_ref(), "worker");
+        command.args(["--server", server, "--dir"]).arg(dir).args(flags);
         Ok(Worker { running: Running::start(&mut command)? })
     }
 
@@ -128,31 +128,52 @@ impl Worker {
         self.running.stderr()
     }
 
-    /// Waits until it runs an action.
-    pub fn wait_until_busy(&self, limit: Duration) -> Result<()> {
-        wait_until_busy(&self.running, limit)
+    /// Waits until one of its actions runs this program.
+    pub fn wait_until_it_runs(&self, program: &str, limit: Duration) -> Result<()> {
+        wait_until_it_runs(&self.running, program, limit)
     }
 }
 
-/// Waits until a process runs below it: an action.
-fn wait_until_busy(running: &Running, limit: Duration) -> Result<()> {
-    wait_until("an action on the worker", limit, || Ok(has_child(running.id())?.then_some(())))
-        .with_context(|| running.stderr().unwrap_or_default())
+/// Waits until a process of that name runs somewhere below it: sandboxes have processes of their own.
+fn wait_until_it_runs(running: &Running, program: &str, limit: Duration) -> Result<()> {
+    wait_until(&format!("`{program}` in an action"), limit, || {
+        let mut below = Vec::new();
+        add_descendants(running.id(), &mut below);
+        Ok(below.iter().any(|pid| has_name(*pid, program)).then_some(()))
+    })
+    .with_context(|| running.stderr().unwrap_or_default())
 }
 
-/// Any thread of the process may be the parent.
-fn has_child(pid: u32) -> Result<bool> {
-    for task in std::fs::read_dir(format!("/proc/{pid}/task"))? {
-        let children = std::fs::read_to_string(task?.path().join("children")).unwrap_or_default();
-        if !children.trim().is_empty() {
-            return Ok(true);
+/// Any thread of a process may be the parent. What ends meanwhile is left out.
+fn add_descendants(pid: u32, found: &mut Vec<u32>) {
+    let Ok(tasks) = std::fs::read_dir(format!("/proc/{pid}/task")) else { return };
+    for task in tasks.flatten() {
+        let children = std::fs::read_to_string(task.path().join("children")).unwrap_or_default();
+        for child in children.split_whitespace().filter_map(|child| child.parse().ok()) {
+            found.push(child);
+            add_descendants(child, found);
         }
     }
-    Ok(false)
+}
+
+fn has_name(pid: u32, name: &str) -> bool {
+    std::fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|comm| comm.trim_end() == name)
+}
+
+/// `mortar` with an environment in which no setting can hide.
+fn command(program: &Path, verb: &str) -> Command {
+    let mut command = Command::new(program);
+    command.arg(verb).env_clear();
+    for kept in ["PATH", "MORTAR_LOG", "RUST_BACKTRACE", "TMPDIR"] {
+        if let Some(value) = std::env::var_os(kept) {
+            command.env(kept, value);
+        }
+    }
+    command
 }
 
 fn launch(program: &Path, verb: &str, args: &[String], listen: &str) -> Result<(Running, String)> {
-    let mut running = Running::start(Command::new(program).arg(verb).args(["--listen", listen]).args(args))?;
+    let mut running = Running::start(command(program, verb).args(["--listen", listen]).args(args))?;
     running.wait_for_output(READY_LINE, READY)?;
     let address = wait_until("the ready line", READY, || Ok(ready_address(&running.stdout()?)))?;
     Ok((running, address))

@@ -18,7 +18,7 @@ fn another_worker_takes_over() -> Result<()> {
     let server = Mortar::server(MORTAR, &dir.path().join("server"))?;
     let mut first = Worker::start(MORTAR, &server.grpc(), &dir.path().join("first"), &[])?;
     let (bazel, running) = start_slow_build(&server)?;
-    first.wait_until_busy(BUSY)?;
+    first.wait_until_it_runs("sleep", BUSY)?;
     let _second = Worker::start(MORTAR, &server.grpc(), &dir.path().join("second"), &[])?;
     first.kill()?;
     assert_finishes(&bazel, running)
@@ -28,7 +28,7 @@ fn another_worker_takes_over() -> Result<()> {
 fn a_server_with_its_worker_comes_back() -> Result<()> {
     let mut server = up()?;
     let (bazel, running) = start_slow_build(&server.mortar)?;
-    server.mortar.wait_until_busy(BUSY)?;
+    server.mortar.wait_until_it_runs("sleep", BUSY)?;
     server.mortar.kill()?;
     server.mortar.restart()?;
     assert_finishes(&bazel, running)
@@ -40,7 +40,7 @@ fn a_worker_outlives_its_server() -> Result<()> {
     let mut server = Mortar::server(MORTAR, &dir.path().join("server"))?;
     let worker = Worker::start(MORTAR, &server.grpc(), &dir.path().join("worker"), &[])?;
     let (bazel, running) = start_slow_build(&server)?;
-    worker.wait_until_busy(BUSY)?;
+    worker.wait_until_it_runs("sleep", BUSY)?;
     server.kill()?;
     server.restart()?;
     assert_finishes(&bazel, running)
