@@ -1,0 +1,147 @@
+//! Which results `Completeness` serves.
+
+use crate::fixture::{context, fresh, put};
+use mortar_model::{
+    ActionCache, ActionKey, ActionResult, BlobStoreExt, Digest, DigestFunction, Directory, DirectoryNode,
+    FileNode, OutputDirectory, OutputFile, Tree,
+};
+use mortar_store::{Completeness, MemoryActionCache, MemoryStore, SizeLimit};
+use mortar_testkit::{codec::TableCodec, faults::FailsAfter};
+use std::sync::Arc;
+
+struct House {
+    blobs: Arc<MemoryStore>,
+    codec: Arc<TableCodec>,
+    inner: Arc<MemoryActionCache>,
+    actions: Completeness,
+    key: ActionKey,
+}
+
+impl House {
+    fn new() -> Self {
+        let (blobs, codec) = (MemoryStore::new(1 << 30), Arc::new(TableCodec::default()));
+        let inner = MemoryActionCache::new(1000);
+        let actions = Completeness::new(inner.clone(), blobs.clone(), codec.clone());
+        Self { blobs, codec, inner, actions, key: fresh(10).0.into() }
+    }
+
+    async fn serves(&self, result: &ActionResult) -> bool {
+        self.actions.put(&context(), self.key, result.clone()).await.unwrap();
+        let served = self.actions.get(&context(), self.key).await.unwrap();
+        assert!(served.is_none() || served.as_ref() == Some(result));
+        served.is_some()
+    }
+
+    async fn blob(&self) -> Digest {
+        put(&*self.blobs, 100).await.0
+    }
+
+    /// Stores a tree with this file, below a directory, which has this digest.
+    async fn tree(&self, file: Digest, below: Digest) -> Digest {
+        let file = FileNode { name: "f".into(), digest: file, is_executable: false, properties: None };
+        let child = Directory { files: vec![file], ..Default::default() };
+        let node = DirectoryNode { name: "d".into(), digest: below };
+        let root = Directory { directories: vec![node], ..Default::default() };
+        let bytes = self.codec.encode_tree(&Tree { root, children: vec![child] });
+        let digest = Digest::of(DigestFunction::Sha256, &bytes);
+        self.blobs.write_bytes(&context(), digest, bytes).await.unwrap();
+        digest
+    }
+}
+
+fn with_file(digest: Digest) -> ActionResult {
+    let file = OutputFile {
+        path: "out".into(),
+        digest,
+        is_executable: false,
+        contents: Default::default(),
+        properties: None,
+    };
+    ActionResult { files: vec![file], ..Default::default() }
+}
+
+fn with_directory(tree: Option<Digest>, root: Option<Digest>) -> ActionResult {
+    let directory = OutputDirectory {
+        path: "out".into(),
+        tree_digest: tree,
+        is_topologically_sorted: false,
+        root_directory_digest: root,
+    };
+    ActionResult { directories: vec![directory], ..Default::default() }
+}
+
+fn with_logs(stdout: Digest, stderr: Digest) -> ActionResult {
+    ActionResult { stdout_digest: Some(stdout), stderr_digest: Some(stderr), ..Default::default() }
+}
+
+#[tokio::test]
+async fn a_result_is_served_if_all_that_it_names_is_there() {
+    let house = House::new();
+    let (here, gone) = (house.blob().await, fresh(100).0);
+    let empty = Digest::empty(DigestFunction::Sha256);
+    let whole = house.tree(here, here).await;
+    let no_file = house.tree(gone, here).await;
+    let no_directory = house.tree(here, gone).await;
+    for (what, result, served) in [
+        ("nothing", ActionResult::default(), true),
+        ("a file", with_file(here), true),
+        ("an empty file", with_file(empty), true),
+        ("a missing file", with_file(gone), false),
+        ("logs", with_logs(here, empty), true),
+        ("missing stdout", with_logs(gone, here), false),
+        ("missing stderr", with_logs(here, gone), false),
+        ("a tree", with_directory(Some(whole), None), true),
+        ("a missing tree", with_directory(Some(gone), None), false),
+        ("a tree with a missing file", with_directory(Some(no_file), None), false),
+        ("a tree whose directories are no blobs", with_directory(Some(no_directory), None), true),
+        ("a tree and its root", with_directory(Some(whole), Some(here)), true),
+        ("a tree and a missing root", with_directory(Some(whole), Some(gone)), false),
+        ("a root without its directories", with_directory(Some(no_directory), Some(here)), false),
+        ("something that is no tree", with_directory(Some(here), None), false),
+    ] {
+        assert_eq!(house.serves(&result).await, served, "{what}");
+    }
+}
+
+#[tokio::test]
+async fn failed_results_are_neither_stored_nor_served() {
+    let house = House::new();
+    let failed = ActionResult { exit_code: 1, ..Default::default() };
+    assert!(!house.serves(&failed).await);
+    assert_eq!(house.inner.get(&context(), house.key).await.unwrap(), None);
+    // Not even if somebody else stored it.
+    house.inner.put(&context(), house.key, failed).await.unwrap();
+    assert_eq!(house.actions.get(&context(), house.key).await.unwrap(), None);
+}
+
+#[tokio::test]
+async fn a_failed_result_does_not_replace_a_good_one() {
+    let house = House::new();
+    assert!(house.serves(&ActionResult::default()).await);
+    let failed = ActionResult { exit_code: 1, ..Default::default() };
+    house.actions.put(&context(), house.key, failed).await.unwrap();
+    assert!(house.actions.get(&context(), house.key).await.unwrap().is_some());
+}
+
+#[tokio::test]
+async fn a_store_that_does_not_answer_is_an_error_not_a_miss() {
+    let house = House::new();
+    let here = house.blob().await;
+    let result = with_directory(Some(house.tree(here, here).await), None);
+    house.inner.put(&context(), house.key, result).await.unwrap();
+    // The result's own blobs are asked for, the tree is read, its files are asked for.
+    for (calls, answers) in [(0, false), (1, false), (2, false), (3, true)] {
+        let blobs = Arc::new(FailsAfter::new(house.blobs.clone(), calls));
+        let actions = Completeness::new(house.inner.clone(), blobs, house.codec.clone());
+        assert_eq!(actions.get(&context(), house.key).await.is_ok(), answers, "after {calls} calls");
+    }
+}
+
+#[tokio::test]
+async fn a_size_limit_refuses_what_is_larger() {
+    let store = SizeLimit::new(MemoryStore::new(1 << 20), 1000);
+    put(&store, 1000).await;
+    let (digest, bytes) = fresh(1001);
+    let error = store.write_bytes(&context(), digest, bytes).await.unwrap_err();
+    assert!(error.to_string().contains("1000 bytes") && error.retry_after().is_none(), "{error}");
+}

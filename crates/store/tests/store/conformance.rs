@@ -1,0 +1,52 @@
+//! The conformance suite over every store and decorator of this crate.
+
+use crate::fixture::{PLENTY, open};
+use mortar_store::{Completeness, DiskActionCache, MemoryActionCache, MemoryStore, SizeLimit};
+use mortar_testkit::{
+    codec::TableCodec,
+    conformance::{Subject, assert_conforms},
+};
+use std::sync::Arc;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn disk() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = open(directory.path());
+    let codec = Arc::new(TableCodec::default());
+    let subject = Subject {
+        uploads: Some(store.clone()),
+        actions: Some(Arc::new(DiskActionCache::new(store.clone(), codec))),
+        hashes: Some(store.clone()),
+        values: Some(store.clone()),
+        files: Some(store.clone()),
+        ..Subject::new(store)
+    };
+    assert_conforms(&subject).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn memory() {
+    let store = MemoryStore::new(1 << 30);
+    let subject = Subject {
+        uploads: Some(store.clone()),
+        actions: Some(MemoryActionCache::new(1000)),
+        hashes: Some(store.clone()),
+        values: Some(store.clone()),
+        ..Subject::new(store)
+    };
+    assert_conforms(&subject).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn size_limit() {
+    let store = SizeLimit::new(MemoryStore::new(1 << 30), PLENTY);
+    assert_conforms(&Subject::new(Arc::new(store))).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn completeness() {
+    let blobs = MemoryStore::new(1 << 30);
+    let codec = Arc::new(TableCodec::default());
+    let actions = Completeness::new(MemoryActionCache::new(1000), blobs.clone(), codec);
+    assert_conforms(&Subject { actions: Some(Arc::new(actions)), ..Subject::new(blobs) }).await;
+}

@@ -1,0 +1,11 @@
+//! The stores and decorators under the conformance suite, and the disk store under faults.
+
+mod completeness;
+mod conformance;
+mod damage;
+mod eviction;
+mod fixture;
+mod full_disk;
+mod killed;
+mod opening;
+mod uploads;
