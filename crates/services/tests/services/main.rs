@@ -1,0 +1,8 @@
+//! The services over memory stores and a fake executor, spoken to by plain clients on loopback.
+
+mod bad_input;
+mod executions;
+mod http;
+mod listening;
+mod support;
+mod trees;

@@ -1,0 +1,137 @@
+//! A server in this process, and clients of it.
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use mortar_model::{
+    ActionResult, Blob, BlobStore, Context, Digest, DigestFunction, ExecuteRequest, ExecutionMetadata,
+    Executor, Outcome, Progress, Stage, Termination,
+};
+use mortar_services::{
+    Operations, Ports,
+    listener::{self, Listener},
+};
+use mortar_store::{MemoryActionCache, MemoryStore};
+use mortar_wire::reapi;
+use std::sync::{
+    Arc,
+    atomic::{AtomicUsize, Ordering},
+};
+use tokio::sync::Notify;
+use tonic::transport::{Channel, Endpoint};
+
+/// A server on a port of its own; stopped with the test's runtime.
+pub struct Server {
+    pub address: String,
+    pub store: Arc<MemoryStore>,
+    pub executor: Arc<FakeExecutor>,
+    pub channel: Channel,
+}
+
+/// Starts a server over memory.
+pub async fn server() -> Server {
+    let store = MemoryStore::new(256 << 20);
+    let executor = Arc::new(FakeExecutor::default());
+    let ports = Ports {
+        blobs: store.clone(),
+        actions: MemoryActionCache::new(1_000),
+        uploads: store.clone(),
+        index: store.clone(),
+        values: store.clone(),
+        executor: Some(executor.clone()),
+    };
+    let operations = Operations::new(executor.clone());
+    let router = mortar_services::router(&ports, Some(operations), axum::Router::new());
+    let listener = Listener::bind(&"127.0.0.1:0".parse().unwrap()).await.unwrap();
+    let address = listener.url().strip_prefix("grpc://").unwrap().to_owned();
+    tokio::spawn(listener::serve(listener, router, std::future::pending()));
+    let channel = Endpoint::from_shared(format!("http://{address}")).unwrap().connect().await.unwrap();
+    Server { address, store, executor, channel }
+}
+
+impl Server {
+    /// Stores bytes behind the services' back.
+    pub async fn keep(&self, bytes: impl Into<Bytes>) -> Digest {
+        let bytes = bytes.into();
+        let digest = Digest::of(DigestFunction::Sha256, &bytes);
+        self.store.write(&Context::internal(), digest, Blob::bytes(bytes)).await.unwrap();
+        digest
+    }
+
+    pub async fn has(&self, digest: Digest) -> bool {
+        self.store
+            .find_missing(&Context::internal(), &[digest].into_iter().collect())
+            .await
+            .unwrap()
+            .is_empty()
+    }
+
+    /// That the server still answers.
+    pub async fn assert_alive(&self) {
+        let mut client = reapi::capabilities_client::CapabilitiesClient::new(self.channel.clone());
+        let capabilities =
+            client.get_capabilities(reapi::GetCapabilitiesRequest::default()).await.unwrap().into_inner();
+        assert_eq!(capabilities.low_api_version.unwrap().major, 2);
+    }
+}
+
+/// Runs nothing: waits until it is told to finish, and counts who left before.
+#[derive(Default)]
+pub struct FakeExecutor {
+    pub finish: Notify,
+    pub begun: AtomicUsize,
+    pub left: AtomicUsize,
+    /// What standard output will be.
+    pub stdout: parking_lot::Mutex<Option<Digest>>,
+}
+
+struct Leaving<'a>(&'a AtomicUsize, bool);
+
+impl Drop for Leaving<'_> {
+    fn drop(&mut self) {
+        if self.1 {
+            self.0.fetch_add(1, Ordering::SeqCst);
+        }
+    }
+}
+
+#[async_trait]
+impl Executor for FakeExecutor {
+    async fn execute(
+        &self,
+        _: &Context,
+        request: ExecuteRequest,
+        progress: &dyn Progress,
+    ) -> mortar_model::Result<Outcome> {
+        if request.action_digest.size() == 404 {
+            return Err(mortar_model::Error::new(mortar_model::Kind::MissingBlobs {
+                missing: vec![request.action_digest],
+            }));
+        }
+        self.begun.fetch_add(1, Ordering::SeqCst);
+        let mut leaving = Leaving(&self.left, true);
+        progress.report(Stage::Queued, &ExecutionMetadata::default());
+        progress.report(Stage::Executing, &ExecutionMetadata::default());
+        self.finish.notified().await;
+        leaving.1 = false;
+        Ok(Outcome {
+            result: ActionResult { stdout_digest: *self.stdout.lock(), ..ActionResult::default() },
+            cached: false,
+            termination: Termination::Exited,
+            message: String::new(),
+            server_logs: Vec::new(),
+        })
+    }
+}
+
+/// Waits until a condition holds.
+pub async fn until(what: &str, mut condition: impl FnMut() -> bool) {
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(20);
+    while !condition() {
+        assert!(std::time::Instant::now() < deadline, "{what}: not within 20 s");
+        tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+    }
+}
+
+pub fn digest(bytes: &[u8]) -> Digest {
+    Digest::of(DigestFunction::Sha256, bytes)
+}
