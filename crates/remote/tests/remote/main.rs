@@ -1,0 +1,10 @@
+//! `Remote` against a server that fails by script: what is resumed, what is repeated, what is refused.
+//!
+//! That client and server of our own agree is the loopback's business, in `crates/cli`.
+
+mod batches;
+mod executing;
+mod fake;
+mod reaching;
+mod reading;
+mod writing;
