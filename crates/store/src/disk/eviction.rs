@@ -3,7 +3,7 @@
 
 use super::{Shared, index::footprint, layout::Key};
 use mortar_model::{Error, Kind, Result};
-use std::{fs, io, sync::Arc, time::Duration};
+use std::{fs, io, path::PathBuf, sync::Arc, time::Duration};
 
 /// Beyond what one write needs, this many files go at once, so that the next writes find room.
 const AHEAD: usize = 256;
@@ -68,36 +68,35 @@ impl Shared {
         let promised_since = self.now().saturating_sub(self.policy.grace.as_nanos() as u64);
         let mut ahead = AHEAD;
         let mut started = false;
-        let mut rubbish = Vec::new();
-        let fits = loop {
+        loop {
             // The lock is taken anew for each file, so that nobody waits for more than one.
             let mut index = self.index.lock();
             let over = index.total() > self.max_size;
             started |= over;
             if !index.complete || !started || (!over && (ahead == 0 || index.total() <= low_mark)) {
-                break true;
+                return true;
             }
-            match index.oldest() {
-                None => break !over,
-                Some((used, _)) if !over && used > promised_since => break true,
+            let aside = match index.oldest() {
+                None => return !over,
+                Some((used, _)) if !over && used > promised_since => return true,
                 Some((_, key)) => {
-                    rubbish.extend(self.set_aside(key));
                     index.remove(key);
                     index.evictions += 1;
+                    self.set_aside(key)
                 }
+            };
+            drop(index);
+            if let Some(path) = aside {
+                let _ = fs::remove_file(path);
             }
             if !over {
                 ahead -= 1;
             }
-        };
-        for path in rubbish {
-            let _ = fs::remove_file(path);
         }
-        fits
     }
 
     /// Takes away a file's name at once; freeing it takes longer and is done without the lock.
-    fn set_aside(&self, key: Key) -> Option<std::path::PathBuf> {
+    fn set_aside(&self, key: Key) -> Option<PathBuf> {
         let aside = self.layout.temp_path();
         match fs::rename(self.layout.path(key), &aside) {
             Ok(()) => Some(aside),

@@ -95,7 +95,7 @@ async fn write_forever(store: Arc<DiskStore>) {
         let (digest, bytes) = random.blob(DigestFunction::Sha256, length);
         let value = Bytes::copy_from_slice(digest.hash());
         Values::put(&*store, &context(), digest.hash(), value).await.unwrap();
-        if random.number() % 3 == 0 {
+        if random.number().is_multiple_of(3) {
             let mut upload = store.open(&context(), &UploadId(digest.hex().into()), digest).await.unwrap();
             upload.write(bytes).await.unwrap();
             upload.finish().await.unwrap();

@@ -1,4 +1,5 @@
 //! The stores and decorators under the conformance suite, and the disk store under faults.
+#![allow(clippy::unwrap_used)]
 
 mod completeness;
 mod conformance;
