@@ -2,6 +2,7 @@
 
 mod codegen;
 mod setup;
+mod test;
 
 use clap::Parser;
 
@@ -17,12 +18,15 @@ enum Command {
     },
     /// Install what the tests need: Debian packages, Bazel 2.1.0, BuildStream, Debian sources.
     Setup,
+    /// Everything that CI checks: formatting, generated code, lints, then all tests, having installed what they need.
+    Test,
 }
 
 fn main() -> anyhow::Result<()> {
     match Command::parse() {
         Command::Codegen { check } => codegen::run(check),
         Command::Setup => setup::run(),
+        Command::Test => test::run(),
     }
 }
 
