@@ -64,12 +64,16 @@ impl Shared {
 
     /// Removes files until the store is within its size, and some more. False if that cannot be reached.
     pub fn evict(&self) -> bool {
+        if self.index.lock().total() <= self.max_size {
+            return true;
+        }
         let low_mark = self.max_size - self.max_size / 20;
         let promised_since = self.now().saturating_sub(self.policy.grace.as_nanos() as u64);
         let mut ahead = AHEAD;
         let mut started = false;
         loop {
-            // The lock is taken anew for each file, so that nobody waits for more than one.
+            // Taken anew for each file, so that nobody waits for more than one.
+            let names = self.names.lock();
             let mut index = self.index.lock();
             let over = index.total() > self.max_size;
             started |= over;
@@ -82,10 +86,11 @@ impl Shared {
                 Some((_, key)) => {
                     index.remove(key);
                     index.evictions += 1;
+                    drop(index);
                     self.set_aside(key)
                 }
             };
-            drop(index);
+            drop(names);
             if let Some(path) = aside {
                 let _ = fs::remove_file(path);
             }

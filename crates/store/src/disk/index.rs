@@ -117,11 +117,13 @@ impl Index {
         self.entries.insert(key, entry);
     }
 
-    /// Adds what was found on disk, unless it is known.
-    pub fn discover(&mut self, key: Key, entry: Entry) {
-        if !self.entries.contains_key(&key) {
-            self.insert(key, entry);
+    /// Adds what was found on disk, unless it is known. Whether its name is durable.
+    pub fn discover(&mut self, key: Key, entry: Entry) -> bool {
+        if let Some(known) = self.entries.get(&key) {
+            return known.settled;
         }
+        self.insert(key, entry);
+        true
     }
 
     pub fn remove(&mut self, key: Key) -> Option<Entry> {

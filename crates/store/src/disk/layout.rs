@@ -195,7 +195,8 @@ fn lock(root: &Path) -> Result<File> {
                 root.display(),
                 owner.trim()
             );
-            return Err(Error::new(Kind::FailedPrecondition { message }));
+            let error = Error::new(Kind::FailedPrecondition { message });
+            return Err(error.hint("stop that process, or choose another directory"));
         }
         std::thread::sleep(Duration::from_millis(5));
     }

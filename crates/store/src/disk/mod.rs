@@ -108,8 +108,8 @@ impl DiskStore {
     pub fn open_with(config: DiskConfig, policy: Policy) -> Result<Arc<Self>> {
         let layout = Layout::open(&config.directory)?;
         let uploads = Sessions::new(policy.keep_uploads, policy.max_idle_uploads, policy.clock.clone());
-        let index = Mutex::new(Index::default());
-        let shared = Arc::new(Shared { layout, index, max_size: config.max_size, policy });
+        let (index, names) = (Mutex::default(), Mutex::default());
+        let shared = Arc::new(Shared { layout, index, names, max_size: config.max_size, policy });
         walk::start(&shared).map_err(|error| Error::io("starting a thread", error))?;
         Ok(Arc::new(Self { shared, uploads }))
     }
@@ -134,7 +134,11 @@ impl DiskStore {
 /// What the parts of the store have in common.
 struct Shared {
     layout: Layout,
+    /// Never held during work on files, since it is taken on the reactor too.
     index: Mutex<Index>,
+    /// Held by whoever gives a file its name or takes it away, until the index agrees. Taken before `index`, and on
+    /// blocking threads only.
+    names: Mutex<()>,
     max_size: u64,
     policy: Policy,
 }

@@ -24,7 +24,7 @@ impl Shared {
         // The time comes first, so that names sort by age.
         let target = quarantine.join(format!("{:020}-{space}-{}", self.now(), key.hex()));
         {
-            let mut index = self.index.lock();
+            let _names = self.names.lock();
             let still_there = fs::symlink_metadata(&path).is_ok_and(|now| Stamp::of(&now).same_file(found));
             if !still_there {
                 return;
@@ -33,6 +33,7 @@ impl Shared {
                 tracing::error!(key = key.hex(), %error, "a damaged file could not be put aside; removing it");
                 let _ = fs::remove_file(&path);
             }
+            let mut index = self.index.lock();
             index.remove(key);
             index.quarantined += 1;
         }

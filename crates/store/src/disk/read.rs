@@ -78,10 +78,8 @@ impl Shared {
         }
         match fs::symlink_metadata(self.layout.path(key)) {
             Ok(metadata) if metadata.is_file() && metadata.len() == digest.size() => {
-                if known.is_none() {
-                    self.index.lock().discover(key, Entry::found(metadata.len(), self.now(), 0));
-                }
-                true
+                // It may have come, or be about to go, this moment.
+                known.is_some() || self.discover(key, Entry::found(metadata.len(), self.now(), 0))
             }
             Ok(_) => false,
             Err(error) => {
@@ -100,16 +98,27 @@ impl Shared {
         metadata.inspect_err(|error| self.file_failed(key, error)).ok().map(|metadata| metadata.len())
     }
 
+    /// Makes a file known that was found on disk. Whether it is there, and its name durable.
+    pub fn discover(&self, key: Key, entry: Entry) -> bool {
+        let _names = self.names.lock();
+        // Otherwise it was evicted since it was found.
+        let there = self.layout.path(key).exists();
+        there && self.index.lock().discover(key, entry)
+    }
+
     /// Forgets what somebody removed behind the store's back.
     pub fn file_failed(&self, key: Key, error: &io::Error) {
-        if error.kind() != io::ErrorKind::NotFound {
-            tracing::error!(key = key.hex(), %error, "a file of the store could not be read");
-            return;
+        match error.kind() {
+            io::ErrorKind::NotFound => self.forget(key, || !self.layout.path(key).exists()),
+            _ => tracing::error!(key = key.hex(), %error, "a file of the store could not be read"),
         }
-        let mut index = self.index.lock();
-        // Only under the lock is it certain that no writer is about to publish it.
-        if index.get(key).is_some() && !self.layout.path(key).exists() {
-            index.remove(key);
+    }
+
+    /// Forgets a file if it is `gone`, which is asked when no writer can be about to publish it.
+    pub fn forget(&self, key: Key, gone: impl FnOnce() -> bool) {
+        let _names = self.names.lock();
+        if gone() {
+            self.index.lock().remove(key);
         }
     }
 }
@@ -149,7 +158,7 @@ impl Reader {
             return Err(missing());
         }
         if known.is_none() {
-            reader.shared.index.lock().discover(key, Entry::found(metadata.len(), reader.shared.now(), 0));
+            reader.shared.discover(key, Entry::found(metadata.len(), reader.shared.now(), 0));
         }
         Ok(reader)
     }

@@ -113,7 +113,7 @@ impl Shared {
             return None;
         }
         if !known {
-            self.index.lock().discover(key, Entry::found(bytes.len() as u64, self.now(), 0));
+            self.discover(key, Entry::found(bytes.len() as u64, self.now(), 0));
         }
         Some(bytes.slice(HASH_LENGTH..))
     }

@@ -50,11 +50,7 @@ impl Shared {
             let (seconds, nanos) = (metadata.atime(), metadata.atime_nsec());
             let noted = (seconds.max(0) as u64).saturating_mul(1_000_000_000) + nanos.max(0) as u64;
             let key = Key { space, hash: hash.hash };
-            let mut index = self.index.lock();
-            // Removed, or seen as removed, since it was listed: then it is no longer ours to count.
-            if index.get(key).is_none() && file.path().exists() {
-                index.discover(key, Entry::found(metadata.len(), noted.min(self.now()), noted));
-            }
+            self.discover(key, Entry::found(metadata.len(), noted.min(self.now()), noted));
         }
     }
 }

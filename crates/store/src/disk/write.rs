@@ -94,15 +94,15 @@ impl Draft {
             settled: false,
         };
         {
-            // Under the lock, so that nobody evicts the older file and takes this one.
-            let mut index = shared.index.lock();
+            // So that nobody evicts the older file and takes this one.
+            let _names = shared.names.lock();
             self.temp.publish(&path)?;
+            let mut index = shared.index.lock();
             self.room.release(&mut index);
             index.insert(key, entry);
         }
         if let Err(error) = path.parent().map_or(Ok(()), sync_directory) {
-            shared.index.lock().remove(key);
-            let _ = fs::remove_file(&path);
+            shared.forget(key, || fs::remove_file(&path).is_ok());
             return Err(storage_error("writing a directory durably", error));
         }
         if let Some(entry) = shared.index.lock().get_mut(key) {

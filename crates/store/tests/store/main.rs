@@ -9,4 +9,5 @@ mod fixture;
 mod full_disk;
 mod killed;
 mod opening;
+mod turmoil;
 mod uploads;
