@@ -1,1 +1,75 @@
-fn main() {}
+//! `mortar`: the one binary. Each subcommand is a file; what they share is in `settings`.
+//!
+//! stdout is data (the ready line, the `.bazelrc` lines, reports), stderr is talk.
+
+mod bazelrc;
+mod server;
+mod settings;
+mod signals;
+mod units;
+mod up;
+mod worker;
+
+use clap::{Parser, Subcommand};
+use std::process::ExitCode;
+
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
+/// Remote caching and execution for Bazel and every other client of the Remote Execution API.
+#[derive(Parser)]
+#[command(name = "mortar", version, propagate_version = true, max_term_width = 100)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Serve everything from this machine: cache, scheduler and a worker, without configuration.
+    Up(up::Arguments),
+    /// Serve the cache and the scheduler; workers come from elsewhere.
+    Server(server::Arguments),
+    /// Run actions for a server.
+    Worker(worker::Arguments),
+    /// Print the lines for a `.bazelrc`.
+    Bazelrc(bazelrc::Arguments),
+}
+
+fn main() -> ExitCode {
+    mortar_sandbox::init_if_asked();
+    let arguments = Arguments::parse();
+    tracing_subscriber::fmt()
+        .with_writer(std::io::stderr)
+        .with_env_filter(
+            tracing_subscriber::EnvFilter::try_from_env("MORTAR_LOG").unwrap_or_else(|_| "info".into()),
+        )
+        .with_target(false)
+        .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
+        .init();
+    match run(arguments.command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(command: Command) -> anyhow::Result<()> {
+    if let Command::Bazelrc(arguments) = command {
+        return bazelrc::run(&arguments);
+    }
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let outcome = runtime.block_on(async {
+        match command {
+            Command::Up(arguments) => up::run(arguments).await,
+            Command::Server(arguments) => server::run(arguments).await,
+            Command::Worker(arguments) => worker::run(arguments).await,
+            Command::Bazelrc(_) => Ok(()),
+        }
+    });
+    // What still runs on other threads is of no interest any more.
+    runtime.shutdown_background();
+    outcome
+}

@@ -9,3 +9,4 @@ mod status_page;
 mod worker_sessions;
 
 pub use assemble::{Server, Settings};
+pub use mortar_scheduler::{Config as SchedulerConfig, Scheduler, WorkerLink};

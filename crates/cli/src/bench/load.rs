@@ -1,0 +1,172 @@
+//! One call, again and again: the workers of a scenario and what they measured.
+
+use super::{
+    content::Random,
+    progress::Bar,
+    target::{Client, Target, describe, is_gone},
+};
+use anyhow::{Result, bail};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant},
+};
+use tokio::task::JoinSet;
+use tonic::Status;
+
+/// How long calls that are under way at the end of a scenario may take yet.
+const GRACE: Duration = Duration::from_secs(20);
+
+/// The repeated call of a scenario.
+#[tonic::async_trait]
+pub(super) trait Load: Send + Sync + 'static {
+    /// Makes the call. What has to be made for it first is made before the clock is started.
+    async fn call(&self, worker: &mut Worker) -> Result<Done, Status>;
+}
+
+/// Who makes calls.
+pub(super) struct Worker {
+    /// Counts from 0.
+    pub(super) number: usize,
+    pub(super) client: Client,
+    pub(super) random: Random,
+    started: Instant,
+}
+
+impl Worker {
+    /// Starts the clock of a call again, after its content was made.
+    pub(super) fn start_clock(&mut self) {
+        self.started = Instant::now();
+    }
+}
+
+/// What one call brought.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Done {
+    /// Digests, blobs, results or actions.
+    pub(super) items: u64,
+    /// Bytes of content.
+    pub(super) bytes: u64,
+}
+
+/// What a scenario measured.
+#[derive(Debug, Default)]
+pub(super) struct Measured {
+    pub(super) elapsed: Duration,
+    pub(super) calls: u64,
+    pub(super) items: u64,
+    pub(super) bytes: u64,
+    pub(super) errors: u64,
+    pub(super) first_error: Option<String>,
+    /// Of the calls that succeeded, in microseconds, sorted.
+    pub(super) latencies: Vec<u64>,
+    pub(super) client_cpu: Option<Duration>,
+}
+
+/// Has `workers` make calls for as long as the settings say.
+pub(super) async fn drive(target: &Target, workers: usize, load: Arc<dyn Load>, bar: &Bar) -> Result<Measured> {
+    let gone = Arc::new(AtomicBool::new(false));
+    let (cpu, started) = (cpu_time(), Instant::now());
+    let end = started + target.settings.duration;
+    let mut running = JoinSet::new();
+    for number in 0..workers {
+        let worker = Worker { number, client: target.client(number), random: Random::new(), started };
+        running.spawn(work(worker, load.clone(), end, gone.clone()));
+    }
+    let mut measured = Measured::default();
+    let give_up = tokio::time::sleep_until((end + GRACE).into());
+    tokio::pin!(give_up);
+    loop {
+        tokio::select! {
+            next = running.join_next() => match next {
+                Some(part) => measured.add(part?),
+                None => break,
+            },
+            () = &mut give_up => bail!("{} calls were not answered within {} s after its end", running.len(), GRACE.as_secs()),
+            () = bar.tick() => {}
+        }
+    }
+    measured.elapsed = started.elapsed();
+    measured.client_cpu = cpu.zip(cpu_time()).map(|(before, after)| after.saturating_sub(before));
+    measured.latencies.sort_unstable();
+    measured.judge(gone.load(Ordering::Relaxed))
+}
+
+/// Makes calls until the time is over or the server is gone.
+async fn work(mut worker: Worker, load: Arc<dyn Load>, end: Instant, gone: Arc<AtomicBool>) -> Measured {
+    let mut measured = Measured::default();
+    while Instant::now() < end && !gone.load(Ordering::Relaxed) {
+        worker.start_clock();
+        match load.call(&mut worker).await {
+            Ok(done) => {
+                measured.latencies.push(u64::try_from(worker.started.elapsed().as_micros()).unwrap_or(u64::MAX));
+                measured.calls += 1;
+                measured.items += done.items;
+                measured.bytes += done.bytes;
+            }
+            Err(status) => {
+                measured.errors += 1;
+                if is_gone(&status) {
+                    gone.store(true, Ordering::Relaxed);
+                    measured.first_error = Some(describe(&status));
+                }
+                measured.first_error.get_or_insert_with(|| describe(&status));
+                // A server that refuses at once is not to be hammered.
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        }
+    }
+    measured
+}
+
+impl Measured {
+    fn add(&mut self, part: Self) {
+        self.calls += part.calls;
+        self.items += part.items;
+        self.bytes += part.bytes;
+        self.errors += part.errors;
+        self.latencies.extend(part.latencies);
+        self.first_error = self.first_error.take().or(part.first_error);
+    }
+
+    fn judge(self, gone: bool) -> Result<Self> {
+        match &self.first_error {
+            Some(error) if gone => bail!("the server went away: {error}"),
+            Some(error) if self.calls == 0 => bail!("every call failed, the first with: {error}"),
+            _ => Ok(self),
+        }
+    }
+
+    /// The latency that this share of the calls did not exceed.
+    pub(super) fn percentile(&self, share: f64) -> Duration {
+        let rank = (share * self.latencies.len() as f64).ceil() as usize;
+        let latency = self.latencies.get(rank.saturating_sub(1)).or(self.latencies.last());
+        Duration::from_micros(latency.copied().unwrap_or(0))
+    }
+}
+
+/// The processor time that this process has used.
+fn cpu_time() -> Option<Duration> {
+    let usage = nix::sys::resource::getrusage(nix::sys::resource::UsageWho::RUSAGE_SELF).ok()?;
+    let span = |time: nix::sys::time::TimeVal| {
+        let micros = u64::try_from(time.tv_usec()).unwrap_or(0);
+        Duration::from_secs(u64::try_from(time.tv_sec()).unwrap_or(0)) + Duration::from_micros(micros)
+    };
+    Some(span(usage.user_time()) + span(usage.system_time()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn percentiles_are_latencies_that_occurred() {
+        let measured = Measured { latencies: (1..=100).collect(), ..Measured::default() };
+        for (share, micros) in [(0.5, 50), (0.9, 90), (0.99, 99), (1.0, 100), (0.0, 1)] {
+            assert_eq!(measured.percentile(share), Duration::from_micros(micros), "{share}");
+        }
+        assert_eq!(Measured::default().percentile(0.5), Duration::ZERO);
+    }
+}

@@ -1,0 +1,73 @@
+//! `mortar server`, and what `mortar up` shares with it: opening a server, telling that it is ready, ending it.
+
+use crate::{
+    settings::{ServeFlags, Settings, WorkFlags},
+    signals,
+};
+use mortar_server::{Server, bazelrc};
+use mortar_services::listener::{self, Listener};
+use std::{io::Write, time::Duration};
+use tokio_util::sync::CancellationToken;
+
+/// How long actions that run may take to end after the first Ctrl-C. The second does not wait.
+const DRAIN: Duration = Duration::from_secs(24 * 3600);
+/// How long open calls may take to end after the last action did.
+const LINGER: Duration = Duration::from_secs(3);
+
+/// Flags of `mortar server`.
+#[derive(clap::Args)]
+pub struct Arguments {
+    #[command(flatten)]
+    serve: ServeFlags,
+}
+
+/// Serves until a signal comes.
+pub async fn run(arguments: Arguments) -> anyhow::Result<()> {
+    let opened = Opened::new(arguments.serve.settle(WorkFlags::default())?).await?;
+    opened.serve(signals::stop_token()?).await
+}
+
+/// A server that owns its port and its directory.
+pub struct Opened {
+    /// The server.
+    pub server: Server,
+    listener: Listener,
+}
+
+impl Opened {
+    /// Takes the port first, so that a port in use changes nothing on disk, then the directory.
+    pub async fn new(settings: Settings) -> anyhow::Result<Self> {
+        let listener = Listener::bind(&settings.listen).await?;
+        let server = Server::assemble(settings.server)?;
+        Ok(Self { server, listener })
+    }
+
+    /// Tells that it is ready and serves until `stop` is cancelled; then finishes what runs.
+    pub async fn serve(self, stop: CancellationToken) -> anyhow::Result<()> {
+        let url = self.listener.url();
+        let router = self.server.router(&url);
+        announce(&url)?;
+        let drained = CancellationToken::new();
+        let serving = listener::serve(self.listener, router, drained.clone().cancelled_owned());
+        let draining = async {
+            stop.cancelled().await;
+            self.server.scheduler.shutdown(DRAIN).await;
+            drained.cancel();
+            tokio::time::sleep(LINGER).await;
+        };
+        let mut serving = std::pin::pin!(serving);
+        tokio::select! {
+            () = &mut serving => {}
+            () = draining => {}
+        }
+        Ok(())
+    }
+}
+
+/// The line that scripts wait for, and those that people paste.
+fn announce(url: &str) -> anyhow::Result<()> {
+    let mut out = std::io::stdout().lock();
+    write!(out, "ready {url}\n\n{}", bazelrc::lines(url))?;
+    out.flush()?;
+    Ok(())
+}

@@ -1,0 +1,204 @@
+//! Where settings come from: flags > environment > file > defaults. All of them are checked before a port opens or a
+//! directory is made.
+
+use crate::units::{Size, Span};
+use anyhow::{Context, bail};
+use mortar_services::listener::Address;
+use serde::Deserialize;
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+/// Where a server listens unless told otherwise.
+pub const DEFAULT_ADDRESS: &str = "127.0.0.1:8980";
+/// The bound of the store unless told otherwise, as far as the disk is large enough.
+const DEFAULT_MAX_SIZE: u64 = 50 << 30;
+
+/// Flags of everything that serves.
+#[derive(clap::Args, Debug, Default)]
+pub struct ServeFlags {
+    /// Where to listen: HOST:PORT (port 0 picks a free one) or unix:PATH [default: 127.0.0.1:8980].
+    #[arg(long, env = "MORTAR_LISTEN", value_name = "ADDRESS")]
+    listen: Option<String>,
+    /// Where to keep everything [default: `mortar` in the user's data directory].
+    #[arg(long, env = "MORTAR_DIR", value_name = "DIRECTORY")]
+    dir: Option<PathBuf>,
+    /// How much may be kept, such as 100GiB [default: 50GiB, or four fifths of a smaller disk].
+    #[arg(long, env = "MORTAR_MAX_SIZE", value_name = "SIZE")]
+    max_size: Option<Size>,
+    /// The time limit of actions that name none, such as 30min [default: 1h].
+    #[arg(long, env = "MORTAR_DEFAULT_TIMEOUT", value_name = "DURATION")]
+    default_timeout: Option<Span>,
+    /// The longest time limit that an action may ask for [default: 24h].
+    #[arg(long, env = "MORTAR_MAX_TIMEOUT", value_name = "DURATION")]
+    max_timeout: Option<Span>,
+    /// How long an action may wait for a worker [default: 1h].
+    #[arg(long, env = "MORTAR_QUEUE_TIMEOUT", value_name = "DURATION")]
+    queue_timeout: Option<Span>,
+    /// A TOML file with any of these settings, named as the flags are.
+    #[arg(long, env = "MORTAR_CONFIG", value_name = "FILE")]
+    config: Option<PathBuf>,
+}
+
+/// Flags of everything that runs actions.
+#[derive(clap::Args, Debug, Default)]
+pub struct WorkFlags {
+    /// How many actions run at the same time [default: one per core].
+    #[arg(long, env = "MORTAR_SLOTS", value_name = "NUMBER")]
+    slots: Option<u32>,
+}
+
+/// The file. Its keys are the flags' names.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+struct File {
+    listen: Option<String>,
+    dir: Option<PathBuf>,
+    max_size: Option<Size>,
+    default_timeout: Option<Span>,
+    max_timeout: Option<Span>,
+    queue_timeout: Option<Span>,
+    slots: Option<u32>,
+}
+
+/// What was settled.
+#[derive(Debug)]
+pub struct Settings {
+    /// Where to listen.
+    pub listen: Address,
+    /// The store, the scheduler.
+    pub server: mortar_server::Settings,
+    /// Actions at the same time.
+    pub slots: u32,
+    directory: PathBuf,
+}
+
+impl Settings {
+    /// Where the worker of the same process builds input roots: beside the store, so that files can be linked.
+    pub fn work_directory(&self) -> PathBuf {
+        self.directory.join("work")
+    }
+}
+
+impl ServeFlags {
+    /// Puts flags, file and defaults together, and checks them.
+    pub fn settle(self, work: WorkFlags) -> anyhow::Result<Settings> {
+        let file = self.config.as_deref().map(read).transpose()?.unwrap_or_default();
+        let listen = self.listen.or(file.listen).unwrap_or_else(|| DEFAULT_ADDRESS.to_owned());
+        let directory = self.dir.or(file.dir).map_or_else(default_directory, Ok)?;
+        let max_size =
+            self.max_size.or(file.max_size).map_or_else(|| default_max_size(&directory), |size| size.0);
+        if max_size < MIN_MAX_SIZE {
+            bail!("--max-size is {}; at least {} is needed", Size(max_size), Size(MIN_MAX_SIZE));
+        }
+        let defaults = mortar_server::SchedulerConfig::default();
+        let span = |flag: Option<Span>, file: Option<Span>, default| {
+            flag.or(file).map_or(default, |span: Span| span.0)
+        };
+        let scheduler = mortar_server::SchedulerConfig {
+            default_timeout: span(self.default_timeout, file.default_timeout, defaults.default_timeout),
+            max_timeout: span(self.max_timeout, file.max_timeout, defaults.max_timeout),
+            max_queue_time: span(self.queue_timeout, file.queue_timeout, defaults.max_queue_time),
+            ..defaults
+        };
+        if scheduler.default_timeout > scheduler.max_timeout {
+            let (default, max) = (Span(scheduler.default_timeout), Span(scheduler.max_timeout));
+            bail!("--default-timeout is {default}, which is longer than --max-timeout, {max}");
+        }
+        for (flag, span) in
+            [("--default-timeout", scheduler.default_timeout), ("--queue-timeout", scheduler.max_queue_time)]
+        {
+            if span < Duration::from_secs(1) {
+                bail!("{flag} is {}; at least 1s is needed", Span(span));
+            }
+        }
+        Ok(Settings {
+            listen: listen.parse()?,
+            server: mortar_server::Settings { directory: directory.join("store"), max_size, scheduler },
+            slots: WorkFlags { slots: work.slots.or(file.slots) }.settle()?,
+            directory,
+        })
+    }
+}
+
+/// A store smaller than this could not hold one ordinary output.
+const MIN_MAX_SIZE: u64 = 1 << 20;
+
+impl WorkFlags {
+    /// How many actions run at the same time.
+    pub fn settle(&self) -> anyhow::Result<u32> {
+        match self.slots {
+            Some(0) => bail!("--slots is 0; at least 1 is needed (`mortar server` serves without a worker)"),
+            Some(slots) if slots > 1_024 => bail!("--slots is {slots}; at most 1024 are possible"),
+            Some(slots) => Ok(slots),
+            None => Ok(cores()),
+        }
+    }
+}
+
+/// The data directory of `mortar` for this user.
+pub fn default_directory() -> anyhow::Result<PathBuf> {
+    let set = |name| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
+    let data = set("XDG_DATA_HOME").or_else(|| set("HOME").map(|home| home.join(".local/share")));
+    let data = data.context("neither XDG_DATA_HOME nor HOME is set: name a directory with --dir")?;
+    Ok(data.join("mortar"))
+}
+
+fn read(path: &Path) -> anyhow::Result<File> {
+    let text = std::fs::read_to_string(path)
+        .with_context(|| format!("the configuration file `{}` cannot be read", path.display()))?;
+    toml::from_str(&text)
+        .with_context(|| format!("the configuration file `{}` is not understood", path.display()))
+}
+
+fn default_max_size(directory: &Path) -> u64 {
+    let existing = directory.ancestors().find(|path| path.exists());
+    let disk =
+        existing.and_then(|path| rustix::fs::statvfs(path).ok()).map(|disk| disk.f_blocks * disk.f_frsize);
+    disk.map_or(DEFAULT_MAX_SIZE, |size| DEFAULT_MAX_SIZE.min(size / 5 * 4))
+}
+
+fn cores() -> u32 {
+    std::thread::available_parallelism().map_or(1, |cores| u32::try_from(cores.get()).unwrap_or(u32::MAX))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn settle(text: &str, flags: ServeFlags) -> anyhow::Result<Settings> {
+        let directory = tempfile::tempdir()?;
+        let path = directory.path().join("mortar.toml");
+        std::fs::write(&path, text)?;
+        ServeFlags { config: Some(path), ..flags }.settle(WorkFlags::default())
+    }
+
+    #[test]
+    fn flags_win_over_the_file_and_the_file_over_defaults() {
+        let flags = ServeFlags { max_size: Some(Size(1 << 30)), ..Default::default() };
+        let text = "max-size = \"2GiB\"\ndir = \"/data\"\nslots = 3\nmax-timeout = \"2h\"";
+        let settings = settle(text, flags).unwrap();
+        assert_eq!(settings.server.max_size, 1 << 30);
+        assert_eq!(settings.server.directory, Path::new("/data/store"));
+        assert_eq!((settings.slots, settings.listen.to_string().as_str()), (3, DEFAULT_ADDRESS));
+        assert_eq!(settings.server.scheduler.max_timeout, Duration::from_secs(7200));
+    }
+
+    #[test]
+    fn what_cannot_be_meant_is_refused() {
+        for (text, needle) in [
+            ("max-sise = \"2GiB\"", "max-sise"),
+            ("max-size = 5", "invalid type"),
+            ("max-size = \"5\"", "no size"),
+            ("max-size = \"5B\"", "at least"),
+            ("listen = \"nowhere\"", "nowhere"),
+            ("slots = 0", "at least 1"),
+            ("default-timeout = \"2h\"\nmax-timeout = \"1h\"", "longer"),
+            ("queue-timeout = \"0s\"", "at least 1s"),
+        ] {
+            let error = format!("{:#}", settle(text, ServeFlags::default()).unwrap_err());
+            assert!(error.contains(needle), "{text}: {error}");
+        }
+    }
+}

@@ -1,0 +1,110 @@
+//! Values with units, as flags and files give them: `100GiB`, `30s`.
+
+use serde::{Deserialize, Deserializer, de};
+use std::{fmt, str::FromStr, time::Duration};
+
+/// A number of bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Size(pub u64);
+
+/// A span of time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Span(pub Duration);
+
+const SIZES: [(&str, u64); 9] = [
+    ("TiB", 1 << 40),
+    ("GiB", 1 << 30),
+    ("MiB", 1 << 20),
+    ("KiB", 1 << 10),
+    ("TB", 1_000_000_000_000),
+    ("GB", 1_000_000_000),
+    ("MB", 1_000_000),
+    ("KB", 1_000),
+    ("B", 1),
+];
+const SPANS: [(&str, u64); 4] = [("ms", 1), ("s", 1_000), ("min", 60_000), ("h", 3_600_000)];
+
+impl FromStr for Size {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let bytes = with_unit(text, &SIZES)
+            .ok_or_else(|| format!("`{text}` is no size; expected one such as 500MiB or 100GiB"))?;
+        Ok(Self(bytes))
+    }
+}
+
+impl FromStr for Span {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let millis = with_unit(text, &SPANS).ok_or_else(|| {
+            format!("`{text}` is no duration; expected one such as 500ms, 30s, 10min or 2h")
+        })?;
+        Ok(Self(Duration::from_millis(millis)))
+    }
+}
+
+/// A whole number and one of the units.
+fn with_unit(text: &str, units: &[(&str, u64)]) -> Option<u64> {
+    let digits = text.find(|c: char| !c.is_ascii_digit())?;
+    let (number, unit) = text.split_at(digits);
+    let (_, factor) = units.iter().find(|(name, _)| *name == unit.trim_start())?;
+    number.parse::<u64>().ok()?.checked_mul(*factor)
+}
+
+impl fmt::Display for Size {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let exact = SIZES[..4].iter().find(|(_, factor)| self.0 >= *factor && self.0 % factor == 0);
+        let (unit, factor) = exact.unwrap_or(&("B", 1));
+        write!(f, "{}{unit}", self.0 / factor)
+    }
+}
+
+impl fmt::Display for Span {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let millis = self.0.as_millis();
+        match millis {
+            _ if millis % 3_600_000 == 0 => write!(f, "{}h", millis / 3_600_000),
+            _ if millis % 60_000 == 0 => write!(f, "{}min", millis / 60_000),
+            _ if millis % 1_000 == 0 => write!(f, "{}s", millis / 1_000),
+            _ => write!(f, "{millis}ms"),
+        }
+    }
+}
+
+macro_rules! from_text {
+    ($($kind:ident),*) => { $(impl<'de> Deserialize<'de> for $kind {
+        fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+            String::deserialize(deserializer)?.parse().map_err(de::Error::custom)
+        }
+    })* };
+}
+from_text!(Size, Span);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes() {
+        for (text, bytes) in
+            [("1KiB", Some(1024)), ("10 GiB", Some(10 << 30)), ("5MB", Some(5_000_000)), ("7B", Some(7))]
+        {
+            assert_eq!(text.parse::<Size>().ok().map(|size| size.0), bytes, "{text}");
+        }
+        for text in ["", "10", "GiB", "1.5GiB", "-1GiB", "10gib", "99999999999TiB"] {
+            assert!(text.parse::<Size>().is_err(), "{text}");
+        }
+        assert_eq!(Size(50 << 30).to_string(), "50GiB");
+    }
+
+    #[test]
+    fn spans() {
+        assert_eq!("30s".parse::<Span>().unwrap().0, Duration::from_secs(30));
+        assert_eq!("2h".parse::<Span>().unwrap().to_string(), "2h");
+        for text in ["30", "s", "1.5s", "1d"] {
+            assert!(text.parse::<Span>().is_err(), "{text}");
+        }
+    }
+}

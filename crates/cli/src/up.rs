@@ -1,0 +1,98 @@
+//! `mortar up`: a server and a worker in one process. The worker's stores are the server's own, so nothing is copied.
+
+use crate::{
+    server::Opened,
+    settings::{ServeFlags, WorkFlags},
+    signals,
+    worker::{Isolation, platform},
+};
+use mortar_model::session::{FromWorker, ToWorker};
+use mortar_server::{Scheduler, WorkerLink};
+use mortar_worker::{SessionEnd, Shutdown, Stores, Worker, WorkerConfig};
+use std::time::Duration;
+use tokio::sync::mpsc;
+
+/// Flags of `mortar up`.
+#[derive(clap::Args)]
+pub struct Arguments {
+    #[command(flatten)]
+    serve: ServeFlags,
+    #[command(flatten)]
+    work: WorkFlags,
+    /// How actions are kept apart from this machine.
+    #[arg(long, value_enum, default_value_t = Isolation::Namespaces)]
+    isolation: Isolation,
+}
+
+/// Serves until a signal comes.
+pub async fn run(arguments: Arguments) -> anyhow::Result<()> {
+    let settings = arguments.serve.settle(arguments.work)?;
+    let config = WorkerConfig {
+        slots: settings.slots,
+        platform: platform(&[])?,
+        default_timeout: settings.server.scheduler.default_timeout,
+        maximum_timeout: settings.server.scheduler.max_timeout,
+        sandbox: arguments.isolation.sandbox(),
+        ..WorkerConfig::new("local", settings.work_directory())
+    };
+    let opened = Opened::new(settings).await?;
+    let stores = Stores {
+        blobs: opened.server.store.clone(),
+        local: Some(opened.server.store.clone()),
+        actions: opened.server.actions.clone(),
+    };
+    let worker = Worker::open(config, stores).await?;
+    // The scheduler drains before the worker is of no use any more, so the worker needs no shutdown of its own.
+    let (_handle, shutdown) = mortar_worker::shutdown();
+    let working = tokio::spawn(work(worker, opened.server.scheduler.clone(), shutdown));
+    let served = opened.serve(signals::stop_token()?).await;
+    working.abort();
+    served
+}
+
+/// Keeps the worker attached to the scheduler of this process.
+async fn work(worker: Worker, scheduler: Scheduler, shutdown: Shutdown) {
+    loop {
+        let (to_server, from_us) = mpsc::channel(IN_FLIGHT);
+        let (to_us, from_server) = mpsc::channel(IN_FLIGHT);
+        let serving = mortar_worker::serve(worker.clone(), to_server, from_server, shutdown.clone());
+        let (end, ()) = tokio::join!(Box::pin(serving), attach(&scheduler, from_us, to_us));
+        if end != SessionEnd::Lost || scheduler.status().await.closing {
+            return;
+        }
+        tracing::warn!("the local worker lost the scheduler; attaching again");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+}
+
+/// Messages that wait between the worker and the scheduler.
+const IN_FLIGHT: usize = 64;
+
+/// Joins the worker's channels to a link of the scheduler, until either side ends.
+async fn attach(
+    scheduler: &Scheduler,
+    mut from_us: mpsc::Receiver<FromWorker>,
+    to_us: mpsc::Sender<ToWorker>,
+) {
+    let Some(FromWorker::Hello(hello)) = from_us.recv().await else { return };
+    let mut link: WorkerLink = match scheduler.attach(hello).await {
+        Ok(link) => link,
+        Err(error) => return tracing::error!("the local worker was refused: {error}"),
+    };
+    loop {
+        tokio::select! {
+            command = link.commands.recv() => {
+                let Some(command) = command else { return };
+                if to_us.send(command).await.is_err() {
+                    return;
+                }
+            }
+            report = from_us.recv() => {
+                let Some(report) = report else { return };
+                if link.reports.send(report).await.is_err() {
+                    return;
+                }
+            }
+        }
+    }
+}
