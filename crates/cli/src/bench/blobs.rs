@@ -180,7 +180,8 @@ async fn stream_read(target: &Target, size: usize, count: usize) -> Prepared {
     let mut names = Vec::with_capacity(count);
     for number in 0..count {
         let digest = writing.send(&mut target.client(number), &mut random).await;
-        let digest = digest.map_err(|status| anyhow!(describe(&status))).context("writing what is to be read")?;
+        let digest =
+            digest.map_err(|status| anyhow!(describe(&status))).context("writing what is to be read")?;
         names.push(Resource::read_name(&target.settings.instance, digest));
     }
     Ok(Arc::new(StreamRead { names, size }))

@@ -66,7 +66,12 @@ pub(super) struct Measured {
 }
 
 /// Has `workers` make calls for as long as the settings say.
-pub(super) async fn drive(target: &Target, workers: usize, load: Arc<dyn Load>, bar: &Bar) -> Result<Measured> {
+pub(super) async fn drive(
+    target: &Target,
+    workers: usize,
+    load: Arc<dyn Load>,
+    bar: &Bar,
+) -> Result<Measured> {
     let gone = Arc::new(AtomicBool::new(false));
     let (cpu, started) = (cpu_time(), Instant::now());
     let end = started + target.settings.duration;
@@ -101,7 +106,9 @@ async fn work(mut worker: Worker, load: Arc<dyn Load>, end: Instant, gone: Arc<A
         worker.start_clock();
         match load.call(&mut worker).await {
             Ok(done) => {
-                measured.latencies.push(u64::try_from(worker.started.elapsed().as_micros()).unwrap_or(u64::MAX));
+                measured
+                    .latencies
+                    .push(u64::try_from(worker.started.elapsed().as_micros()).unwrap_or(u64::MAX));
                 measured.calls += 1;
                 measured.items += done.items;
                 measured.bytes += done.bytes;

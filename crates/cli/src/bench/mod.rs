@@ -81,7 +81,9 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     let report = report::Report::new(&target.settings, results);
     print!("{}", if args.json { report.json()? } else { report.table() });
     match report.first_error() {
-        Some((name, count, error)) => bail!("scenario `{name}`: {count} calls failed, the first with: {error}"),
+        Some((name, count, error)) => {
+            bail!("scenario `{name}`: {count} calls failed, the first with: {error}")
+        }
         None => Ok(()),
     }
 }

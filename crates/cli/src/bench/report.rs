@@ -104,7 +104,10 @@ impl Report {
             "mortar {version} bench of {url}: {cores} cores, {}, {} connections, {seconds} s a scenario\n\n",
             self.digest_function, self.connections
         );
-        let heads = ["scenario", "at once", "calls/s", "items/s", "MB/s", "p50 ms", "p90 ms", "p99 ms", "max ms", "errors"];
+        let heads = [
+            "scenario", "at once", "calls/s", "items/s", "MB/s", "p50 ms", "p90 ms", "p99 ms", "max ms",
+            "errors",
+        ];
         line(&mut text, heads.map(str::to_owned));
         for row in &self.scenarios {
             match (&row.figures, row.skipped) {

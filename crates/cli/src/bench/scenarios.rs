@@ -80,7 +80,11 @@ pub(super) fn choose(names: &[String]) -> Result<Vec<&'static Scenario>> {
 }
 
 /// Prepares a scenario and runs it.
-pub(super) async fn measure(scenario: &'static Scenario, target: &Target, progress: &Progress) -> Result<Outcome> {
+pub(super) async fn measure(
+    scenario: &'static Scenario,
+    target: &Target,
+    progress: &Progress,
+) -> Result<Outcome> {
     let concurrency = match scenario.needs {
         Needs::LargeBlobs => target.settings.concurrency.min(LARGE_CONCURRENCY),
         Needs::Cache | Needs::Execution => target.settings.concurrency,
