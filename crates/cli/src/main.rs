@@ -3,6 +3,7 @@
 //! stdout is data (the ready line, the `.bazelrc` lines, reports), stderr is talk.
 
 mod bazelrc;
+mod bench;
 mod server;
 mod settings;
 mod signals;
@@ -34,6 +35,8 @@ enum Command {
     Worker(worker::Arguments),
     /// Print the lines for a `.bazelrc`.
     Bazelrc(bazelrc::Arguments),
+    /// Measure any server of the Remote Execution API.
+    Bench(bench::Args),
 }
 
 fn main() -> ExitCode {
@@ -66,6 +69,7 @@ fn run(command: Command) -> anyhow::Result<()> {
             Command::Up(arguments) => up::run(arguments).await,
             Command::Server(arguments) => server::run(arguments).await,
             Command::Worker(arguments) => worker::run(arguments).await,
+            Command::Bench(arguments) => bench::run(arguments).await,
             Command::Bazelrc(_) => Ok(()),
         }
     });
