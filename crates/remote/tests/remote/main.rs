@@ -2,6 +2,8 @@
 //!
 //! That client and server of our own agree is the loopback's business, in `crates/cli`.
 
+#![allow(clippy::unwrap_used)]
+
 mod batches;
 mod executing;
 mod fake;
