@@ -70,7 +70,7 @@ pub(super) async fn drive(
     target: &Target,
     workers: usize,
     load: Arc<dyn Load>,
-    bar: &Bar,
+    bar: &Bar<'_>,
 ) -> Result<Measured> {
     let gone = Arc::new(AtomicBool::new(false));
     let (cpu, started) = (cpu_time(), Instant::now());
