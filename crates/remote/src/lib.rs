@@ -17,11 +17,13 @@ mod pool;
 mod read;
 mod results;
 mod retry;
+mod uploads;
 mod write;
 
 pub use capabilities::Capabilities;
 pub use endpoint::{Endpoint, Options};
 pub use retry::Retry;
+pub use uploads::Uploads;
 
 use mortar_wire::{bytestream::byte_stream_client::ByteStreamClient, reapi};
 use pool::{Lease, Pool};

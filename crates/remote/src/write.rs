@@ -133,6 +133,8 @@ enum Source {
         current: Bytes,
         /// More than the first piece was taken.
         is_spent: bool,
+        /// There is no more, and the stream is not to be asked again.
+        has_ended: bool,
     },
 }
 
@@ -145,6 +147,7 @@ impl Source {
                 first: None,
                 current: Bytes::new(),
                 is_spent: false,
+                has_ended: false,
             },
         }
     }
@@ -164,7 +167,7 @@ impl Source {
                 let start = usize::try_from(offset).unwrap_or(usize::MAX).min(bytes.len());
                 Ok(bytes.slice(start..bytes.len().min(start.saturating_add(limit))))
             }
-            Self::Stream { stream, first, current, is_spent } => {
+            Self::Stream { stream, first, current, is_spent, .. } => {
                 if offset == 0 {
                     *current = match first {
                         Some(first) => first.clone(),
@@ -175,6 +178,17 @@ impl Source {
                     *current = filled(stream).await?;
                 }
                 Ok(current.split_to(limit.min(current.len())))
+            }
+        }
+    }
+
+    /// Whether nothing follows what was taken. Content that is too long is wrong even if it begins right.
+    async fn is_at_end(&mut self) -> Result<bool> {
+        match self {
+            Self::Bytes(_) => Ok(true),
+            Self::Stream { stream, current, has_ended, .. } => {
+                *has_ended = *has_ended || current.is_empty() && filled(stream).await?.is_empty();
+                Ok(*has_ended)
             }
         }
     }
@@ -207,9 +221,9 @@ impl Pump {
             let data = source.piece(self.offset, self.chunk).await?;
             let end = self.offset + data.len() as u64;
             let size = self.digest.size();
-            if end > size || data.is_empty() && end < size {
-                let actual =
-                    if end > size { format!("at least {end} bytes") } else { format!("{end} bytes") };
+            let is_too_long = end > size || end == size && !source.is_at_end().await?;
+            if is_too_long || data.is_empty() && end < size {
+                let actual = if is_too_long { "more bytes".to_owned() } else { format!("{end} bytes") };
                 return Err(Error::mismatch(self.digest, actual, Blame::Client));
             }
             room.send(WriteRequest {

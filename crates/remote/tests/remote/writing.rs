@@ -72,10 +72,12 @@ async fn wrong_content_is_refused_and_not_sent_again() {
         let error = remote.write_bytes(&context(), digest, wrong.clone()).await.unwrap_err();
         assert!(matches!(error.kind(), Kind::Mismatch { .. }), "{error}");
         // A stream that does not have the length that it claims.
-        let pieces: Vec<_> = wrong.chunks(999).map(|piece| Ok(wrong.slice_ref(piece))).collect();
-        let blob = Blob::stream(digest.size(), futures::stream::iter(pieces));
-        let error = remote.write(&context(), digest, blob).await.unwrap_err();
-        assert!(matches!(error.kind(), Kind::Mismatch { .. }), "{error}");
+        for piece in [999, 1000, SIZE] {
+            let pieces: Vec<_> = wrong.chunks(piece).map(|piece| Ok(wrong.slice_ref(piece))).collect();
+            let blob = Blob::stream(digest.size(), futures::stream::iter(pieces));
+            let error = remote.write(&context(), digest, blob).await.unwrap_err();
+            assert!(matches!(error.kind(), Kind::Mismatch { .. }), "{error}");
+        }
     }
     assert!(fake.0.lock().blobs.is_empty());
 }

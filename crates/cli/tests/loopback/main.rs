@@ -1,0 +1,59 @@
+//! Client and server of our own, over a real socket: the conformance suite through `Remote`, the services and the disk
+//! store, and an execution through the same.
+#![allow(clippy::unwrap_used)]
+
+mod executing;
+
+use mortar_model::Context;
+use mortar_remote::{Endpoint, Options, Remote, Retry};
+use mortar_server::assemble::{Server, Settings};
+use mortar_services::listener::{self, Listener};
+use mortar_testkit::conformance::{Subject, assert_conforms};
+use std::{path::Path, sync::Arc};
+
+/// A server in this process, over a store of its own in `directory`.
+async fn serve(address: &str, directory: &Path) -> String {
+    let settings = Settings {
+        directory: directory.join("data"),
+        max_size: 2 << 30,
+        scheduler: mortar_server::SchedulerConfig::default(),
+    };
+    let server = Server::assemble(settings).unwrap();
+    let listener = Listener::bind(&address.parse().unwrap()).await.unwrap();
+    let url = listener.url();
+    let router = server.router(&url);
+    tokio::spawn(async move {
+        listener::serve(listener, router, std::future::pending()).await;
+        drop(server);
+    });
+    url
+}
+
+fn subject(remote: &Remote) -> Subject {
+    let mut subject = Subject::new(Arc::new(remote.clone()));
+    subject.actions = Some(Arc::new(remote.clone()));
+    subject.uploads = Some(Arc::new(remote.uploads()));
+    subject
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_loopback_conforms_over_tcp() {
+    let directory = tempfile::tempdir().unwrap();
+    let url = serve("127.0.0.1:0", directory.path()).await;
+    let remote = Endpoint::connect(&url, Options::default()).unwrap();
+    assert_conforms(&subject(&remote)).await;
+    let capabilities = remote.capabilities(&Context::internal()).await.unwrap();
+    assert_eq!(capabilities.digest_functions, mortar_model::DigestFunction::ALL);
+    assert!(capabilities.execution && capabilities.action_cache_updates);
+}
+
+/// Nothing in batches, small pieces, one connection, nothing tried twice: what succeeds does so at once.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_loopback_conforms_over_a_socket_file_with_streams_alone() {
+    let directory = tempfile::tempdir().unwrap();
+    let address = format!("unix:{}", directory.path().join("socket").display());
+    let url = serve(&address, directory.path()).await;
+    let options =
+        Options { connections: 1, small_blob: 0, chunk: 10_000, retry: Retry::NEVER, ..Options::default() };
+    assert_conforms(&subject(&Endpoint::connect(&url, options).unwrap())).await;
+}
