@@ -1,6 +1,7 @@
 //! Commands of developers and CI: `cargo xtask NAME`.
 
 mod codegen;
+mod conformance;
 mod setup;
 mod test;
 
@@ -16,6 +17,8 @@ enum Command {
         #[arg(long)]
         check: bool,
     },
+    /// Put a live server, of whatever make, to the conformance suite.
+    Conformance(conformance::Arguments),
     /// Install what the tests need: Debian packages, Bazel 2.1.0, BuildStream, Debian sources.
     Setup,
     /// Everything that CI checks: formatting, generated code, lints, then all tests, having installed what they need.
@@ -25,6 +28,7 @@ enum Command {
 fn main() -> anyhow::Result<()> {
     match Command::parse() {
         Command::Codegen { check } => codegen::run(check),
+        Command::Conformance(arguments) => conformance::run(&arguments),
         Command::Setup => setup::run(),
         Command::Test => test::run(),
     }
