@@ -1,1 +1,36 @@
-//! placeholder
+//! Runs actions on this machine: the `Executor` chain of a worker, and its session with a server.
+//!
+//! Life of an action (`executor.rs`, one file a step):
+//!
+//! 1. `fetch` reads the Action, its Command and the directories of its input root, and learns which blobs are missing.
+//! 2. `outputs` tells where outputs go; `stage` builds the input root from links to the store's files and from copies.
+//! 3. `run` starts the command in the sandbox and waits for its end, its time limit, or a cancel.
+//! 4. `collect` looks at what the command left; `upload` stores it.
+//! 5. `record` puts the result of a success into the action cache.
+//!
+//! Storage, action cache and the way to the server are passed in: in one process with the server they are the
+//! server's own, elsewhere they are remote. Queues, retries and merging are the server's business.
+
+mod beneath;
+mod blocking;
+mod collect;
+mod config;
+mod connect;
+mod executor;
+mod fetch;
+mod job;
+mod outputs;
+mod record;
+mod run;
+mod scratch;
+mod session;
+mod shutdown;
+mod stage;
+mod tree;
+mod upload;
+
+pub use config::{Limits, Stores, WorkerConfig};
+pub use connect::connect;
+pub use executor::Worker;
+pub use session::{SessionEnd, serve};
+pub use shutdown::{Phase, Shutdown, ShutdownHandle, shutdown};

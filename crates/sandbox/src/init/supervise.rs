@@ -55,6 +55,7 @@ fn serve() -> io::Result<()> {
 fn run(plan: &Plan, control: &UnixStream, rehearsal: bool) -> Result<Exit, Failure> {
     // The kernel runs out of memory for the command's sake, so the command is what it should take.
     fs::write("/proc/self/oom_score_adj", "500").ok();
+    nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o022));
     let directory = &plan.spec.directory;
     std::env::set_current_dir(directory).step(|| format!("enter `{}`", directory.display()))?;
     for name in [spec::STDOUT, spec::STDERR] {

@@ -1,0 +1,70 @@
+//! What a worker is told when it is set up.
+
+use mortar_model::{ActionCache, BlobStore, LocalFiles, Platform};
+use std::{path::PathBuf, sync::Arc, time::Duration};
+
+/// How a worker works.
+#[derive(Clone, Debug)]
+pub struct WorkerConfig {
+    /// A name for people, in each result.
+    pub name: String,
+    /// Actions that run at the same time.
+    pub slots: u32,
+    /// What is offered to actions.
+    pub platform: Platform,
+    /// Where input roots are built: best on the file system of the local store, so that files can be linked.
+    pub work_directory: PathBuf,
+    /// Applied where neither the action nor the server names a limit.
+    pub default_timeout: Duration,
+    /// An action that asks for more is refused.
+    pub maximum_timeout: Duration,
+    /// How commands are isolated.
+    pub sandbox: mortar_sandbox::Config,
+    /// How large actions may be.
+    pub limits: Limits,
+}
+
+impl WorkerConfig {
+    /// A worker of this name that works in this directory; the rest is the default.
+    pub fn new(name: impl Into<String>, work_directory: impl Into<PathBuf>) -> Self {
+        let slots = std::thread::available_parallelism().map_or(1, |cores| cores.get());
+        Self {
+            name: name.into(),
+            slots: u32::try_from(slots).unwrap_or(1),
+            platform: Platform::default(),
+            work_directory: work_directory.into(),
+            default_timeout: Duration::from_secs(15 * 60),
+            maximum_timeout: Duration::from_secs(24 * 60 * 60),
+            sandbox: mortar_sandbox::Config::default(),
+            limits: Limits::default(),
+        }
+    }
+}
+
+/// How large actions may be. A Merkle tree of a few kilobytes can describe more files than any disk holds.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// The largest Action, Command or Directory message, in bytes.
+    pub message: u64,
+    /// The most files, directories and links in an input root or in the outputs.
+    pub nodes: usize,
+    /// The most directories within each other.
+    pub depth: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { message: 16 << 20, nodes: 1_000_000, depth: 256 }
+    }
+}
+
+/// Where a worker reads and writes.
+#[derive(Clone)]
+pub struct Stores {
+    /// Blobs.
+    pub blobs: Arc<dyn BlobStore>,
+    /// Files of blobs on this machine, where there are any.
+    pub local: Option<Arc<dyn LocalFiles>>,
+    /// Results of successes.
+    pub actions: Arc<dyn ActionCache>,
+}

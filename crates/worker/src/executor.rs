@@ -1,0 +1,226 @@
+//! The worker itself: the steps of an execution in their order, and what they share.
+
+use crate::{
+    Limits, Stores, WorkerConfig,
+    beneath::Root,
+    blocking::blocking,
+    collect::{Collected, Collector},
+    fetch::{Fetched, fetch},
+    job::Job,
+    outputs::Places,
+    record::record,
+    run::{self, Launch},
+    scratch::Scratch,
+    stage::{Plan, Protection, stage},
+    upload::upload,
+};
+use async_trait::async_trait;
+use mortar_model::{
+    Clock, Command, Context, Digest, DigestFunction, Error, ExecuteRequest, ExecutionMetadata, Executor,
+    Kind, Outcome, Progress, Result, Stage, SystemClock, Termination, session::Run,
+};
+use mortar_sandbox::{Ending, Exit, Isolation, Layers, Sandbox};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+/// Runs actions on this machine. Cheap to clone: all clones are the same worker.
+#[derive(Clone)]
+pub struct Worker(Arc<Inner>);
+
+struct Inner {
+    config: WorkerConfig,
+    stores: Stores,
+    sandbox: Sandbox,
+    layers: Layers,
+    scratch: Scratch,
+    clock: Arc<dyn Clock>,
+}
+
+impl Worker {
+    /// Sets a worker up: makes its work directory, removes what dead ones left, and tries the sandbox.
+    pub async fn open(config: WorkerConfig, stores: Stores) -> Result<Self> {
+        let parent = config.work_directory.clone();
+        let scratch = blocking(move || Scratch::open(&parent)).await?;
+        let sandbox = Sandbox::new(config.sandbox.clone());
+        let layers = probe(&scratch, &sandbox).await?;
+        if config.sandbox.isolation == Isolation::Namespaces && !layers.complete() {
+            let message = format!("this machine does not permit the sandbox: {layers}");
+            return Err(Error::new(Kind::FailedPrecondition { message })
+                .hint("isolation `none` runs actions without a sandbox"));
+        }
+        tracing::info!(isolation = ?config.sandbox.isolation, %layers, "the worker is ready to run actions");
+        let clock = Arc::new(SystemClock);
+        Ok(Self(Arc::new(Inner { config, stores, sandbox, layers, scratch, clock })))
+    }
+
+    /// How this worker was set up.
+    pub fn config(&self) -> &WorkerConfig {
+        &self.0.config
+    }
+
+    /// What the machine permits.
+    pub fn layers(&self) -> &Layers {
+        &self.0.layers
+    }
+
+    /// Runs one action as a server asks. It is over, and nothing of it is left, when this returns: to stop it, cancel it
+    /// and go on waiting. Progress is told each step with the times so far.
+    pub async fn run(
+        &self,
+        run: Run,
+        progress: Arc<dyn Progress>,
+        cancelled: CancellationToken,
+    ) -> Result<Outcome> {
+        let inner = &self.0;
+        let mut job = Job {
+            context: run.context,
+            action: run.action_digest,
+            metadata: ExecutionMetadata { worker: inner.config.name.clone(), ..run.metadata },
+            progress,
+            cancelled,
+            clock: Arc::clone(&inner.clock),
+        };
+        job.enter(|times| &mut times.worker_start);
+        let directory = inner.scratch.directory().await?;
+        let result = Box::pin(inner.steps(&mut job, run.default_timeout, &directory)).await;
+        inner.scratch.remove(directory).await;
+        result
+    }
+}
+
+/// Tries the sandbox in a directory made for that.
+async fn probe(scratch: &Scratch, sandbox: &Sandbox) -> Result<Layers> {
+    let directory = scratch.directory().await?;
+    let (probed, within) = (sandbox.clone(), directory.clone());
+    let layers = blocking(move || {
+        probed
+            .probe(&within)
+            .map_err(|error| Error::new(Kind::FailedPrecondition { message: error.to_string() }))
+    });
+    let layers = layers.await;
+    scratch.remove(directory).await;
+    layers
+}
+
+impl Inner {
+    async fn steps(&self, job: &mut Job, default_timeout: Duration, directory: &Path) -> Result<Outcome> {
+        job.enter(|times| &mut times.input_fetch_start);
+        let Fetched { action, command, root } = fetch(job, &*self.stores.blobs, self.config.limits).await?;
+        let limit = run::time_limit(&action, default_timeout, &self.config)?;
+        let places = Places::of(&command, &root)?;
+        let protection = Protection { link: self.sandbox.protects_inputs(), owner: self.sandbox.owner() };
+        let plan = Plan { root, places, exec: directory.join("exec"), protection };
+        let plan = stage(job, &self.stores, plan).await?;
+        job.note(|times| &mut times.input_fetch_completed);
+
+        job.enter(|times| &mut times.execution_start);
+        let writable = plan.places.writable.into_iter().collect();
+        let launch = Launch { directory: directory.into(), writable, limit };
+        let exit = run::run(job, &self.sandbox, &command, launch).await?;
+        job.note(|times| &mut times.execution_completed);
+        job.metadata.virtual_execution_duration = Some(exit.wall);
+
+        job.enter(|times| &mut times.output_upload_start);
+        let mut collected = self.collect(job, command, directory, &exit).await?;
+        upload(job, &*self.stores.blobs, &mut collected).await?;
+        job.note(|times| &mut times.output_upload_completed);
+        job.note(|times| &mut times.worker_completed);
+
+        let outcome = outcome(job, collected, &exit, limit);
+        record(job, &*self.stores.actions, &action, &outcome).await?;
+        Ok(outcome)
+    }
+
+    async fn collect(&self, job: &Job, command: Command, directory: &Path, exit: &Exit) -> Result<Collected> {
+        let (function, limits) = (job.action.function(), self.config.limits);
+        let (directory, strict) = (directory.to_owned(), exit.ending == Ending::Code(0));
+        blocking(move || collect(&command, &directory, function, limits, strict)).await
+    }
+}
+
+fn collect(
+    command: &Command,
+    directory: &PathBuf,
+    function: DigestFunction,
+    limits: Limits,
+    strict: bool,
+) -> Result<Collected> {
+    let open =
+        |path: &Path| Root::open(path).map(Arc::new).map_err(|error| Error::io("open the input root", error));
+    let run = open(directory)?;
+    let exec = open(&directory.join("exec"))?;
+    let found = Collected::default();
+    let mut collector = Collector { command, function, limits, exec, strict, found, seen: 0 };
+    collector.logs(&run)?;
+    collector.outputs()?;
+    Ok(collector.found)
+}
+
+fn outcome(job: &Job, collected: Collected, exit: &Exit, limit: Duration) -> Outcome {
+    let mut result = collected.result;
+    result.exit_code = exit.ending.code();
+    result.metadata = job.metadata.clone();
+    let (termination, message) = match exit.ending {
+        Ending::TimedOut => {
+            let message = format!("the command was stopped at its time limit of {} s", limit.as_secs_f64());
+            (Termination::TimedOut { limit }, message)
+        }
+        Ending::Signal(signal) => (Termination::Exited, format!("the command was ended by signal {signal}")),
+        Ending::Code(_) | Ending::Cancelled => (Termination::Exited, String::new()),
+    };
+    Outcome { result, cached: false, termination, message, server_logs: Vec::new() }
+}
+
+/// For those who have an action and no server: nothing is looked up, queued or merged.
+#[async_trait]
+impl Executor for Worker {
+    async fn execute(
+        &self,
+        context: &Context,
+        request: ExecuteRequest,
+        progress: &dyn Progress,
+    ) -> Result<Outcome> {
+        let (sender, mut reports) = mpsc::unbounded_channel();
+        let cancelled = CancellationToken::new();
+        // Whoever drops this future wants no outcome; the task then kills the command and cleans up behind it.
+        let _stop = cancelled.clone().drop_guard();
+        let (worker, run) = (self.clone(), self.direct(context, request.action_digest));
+        let mut task =
+            tokio::spawn(async move { worker.run(run, Arc::new(Forward(sender)), cancelled).await });
+        loop {
+            tokio::select! {
+                biased;
+                Some((stage, metadata)) = reports.recv() => progress.report(stage, &metadata),
+                ended = &mut task => {
+                    return ended.unwrap_or_else(|error| Err(Error::internal("an execution panicked").with_source(error)));
+                }
+            }
+        }
+    }
+}
+
+impl Worker {
+    fn direct(&self, context: &Context, action_digest: Digest) -> Run {
+        Run {
+            execution: mortar_model::session::ExecutionId("direct".into()),
+            context: context.clone(),
+            action_digest,
+            metadata: ExecutionMetadata::default(),
+            default_timeout: self.0.config.default_timeout,
+        }
+    }
+}
+
+struct Forward(mpsc::UnboundedSender<(Stage, ExecutionMetadata)>);
+
+impl Progress for Forward {
+    fn report(&self, stage: Stage, metadata: &ExecutionMetadata) {
+        // Where nobody listens any more, nobody wants to know.
+        self.0.send((stage, metadata.clone())).ok();
+    }
+}

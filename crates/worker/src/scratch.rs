@@ -1,0 +1,141 @@
+//! The directories in which input roots are built: one for each process, locked while it lives, and one for each action
+//! in it. What a process left that died is removed by the next one that starts.
+
+use crate::blocking::blocking;
+use mortar_model::{Error, Result};
+use std::{
+    fs::{self, File, Permissions, TryLockError},
+    io,
+    os::unix::fs::PermissionsExt,
+    path::{Path, PathBuf},
+    sync::atomic::{AtomicU64, Ordering},
+};
+
+/// The directory of this process.
+#[derive(Debug)]
+pub struct Scratch {
+    path: PathBuf,
+    next: AtomicU64,
+    /// Locked for as long as it is open.
+    _lock: File,
+}
+
+const LOCK: &str = "lock";
+
+impl Scratch {
+    /// Makes a directory of this process in `parent`, and removes those of processes that are gone.
+    pub fn open(parent: &Path) -> Result<Self> {
+        let failed = |what: &str| {
+            let what = format!("{what} in the work directory `{}`", parent.display());
+            move |error| Error::io(what.clone(), error)
+        };
+        fs::create_dir_all(parent).map_err(failed("create a directory"))?;
+        // Nobody else may look for the dead between the making of our directory and its lock.
+        let gate = File::create(parent.join(LOCK)).map_err(failed("create a lock"))?;
+        gate.lock().map_err(failed("take a lock"))?;
+        remove_stale(parent).map_err(failed("remove what was left"))?;
+        let own = (0..).map(|n: u32| parent.join(format!("{}-{n}", std::process::id())));
+        let path = own.into_iter().find(|path| !path.exists()).unwrap_or_else(|| parent.join("own"));
+        fs::create_dir(&path).map_err(failed("create a directory"))?;
+        fs::set_permissions(&path, Permissions::from_mode(0o700)).map_err(failed("set permissions"))?;
+        let lock = File::create(path.join(LOCK)).map_err(failed("create a lock"))?;
+        lock.lock().map_err(failed("take a lock"))?;
+        Ok(Self { path, next: AtomicU64::new(0), _lock: lock })
+    }
+
+    /// An empty directory.
+    pub async fn directory(&self) -> Result<PathBuf> {
+        let path = self.path.join(self.next.fetch_add(1, Ordering::Relaxed).to_string());
+        let made = path.clone();
+        blocking(move || fs::create_dir(&made).map_err(|error| Error::io("create a work directory", error)))
+            .await
+            .map(|()| path)
+    }
+
+    /// Removes such a directory with all that is in it.
+    pub async fn remove(&self, path: PathBuf) {
+        let removed = path.clone();
+        let result =
+            blocking(move || remove(&removed).map_err(|error| Error::io("remove a work directory", error)));
+        if let Err(error) = result.await {
+            tracing::warn!(path = %path.display(), %error, "a work directory could not be removed");
+        }
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        // Whatever this leaves, the next start removes.
+        remove(&self.path).ok();
+    }
+}
+
+fn remove_stale(parent: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(parent)? {
+        let path = entry?.path();
+        if !path.is_dir() {
+            continue;
+        }
+        match File::open(path.join(LOCK)).map(|lock| lock.try_lock()) {
+            Ok(Err(TryLockError::WouldBlock)) => {}
+            _ => remove(&path)?,
+        }
+    }
+    Ok(())
+}
+
+/// Removes a tree in which directories may be closed even to their owner. Links are not followed.
+fn remove(path: &Path) -> io::Result<()> {
+    match fs::remove_dir_all(path) {
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+            unlock(path)?;
+            fs::remove_dir_all(path)
+        }
+        result => result,
+    }
+}
+
+fn unlock(directory: &Path) -> io::Result<()> {
+    let mut pending = vec![directory.to_owned()];
+    while let Some(directory) = pending.pop() {
+        fs::set_permissions(&directory, Permissions::from_mode(0o700))?;
+        for entry in fs::read_dir(&directory)? {
+            let entry = entry?;
+            if entry.file_type()?.is_dir() {
+                pending.push(entry.path());
+            }
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_dead_are_removed_and_the_living_are_not() {
+        let parent = tempfile::tempdir().unwrap();
+        let living = Scratch::open(parent.path()).unwrap();
+        fs::create_dir_all(parent.path().join("1234-0/3/exec/closed/deep")).unwrap();
+        fs::write(parent.path().join("1234-0/lock"), "").unwrap();
+        fs::set_permissions(parent.path().join("1234-0/3/exec/closed"), Permissions::from_mode(0)).unwrap();
+        let second = Scratch::open(parent.path()).unwrap();
+        assert!(!parent.path().join("1234-0").exists());
+        assert!(living.path.exists() && second.path.exists() && living.path != second.path);
+        let path = living.path.clone();
+        drop(living);
+        assert!(!path.exists());
+    }
+
+    #[tokio::test]
+    async fn closed_directories_are_removed() {
+        let parent = tempfile::tempdir().unwrap();
+        let scratch = Scratch::open(parent.path()).unwrap();
+        let path = scratch.directory().await.unwrap();
+        fs::create_dir_all(path.join("a/b")).unwrap();
+        fs::set_permissions(path.join("a"), Permissions::from_mode(0)).unwrap();
+        scratch.remove(path.clone()).await;
+        assert!(!path.exists());
+    }
+}
