@@ -162,7 +162,7 @@ async fn a_link_out_of_the_root_is_no_way_to_the_hosts_files() {
     let secret = lab.directory.path().join("secret");
     std::fs::write(&secret, "x").unwrap();
     let script = format!(
-        "rmdir out/d; ln -s {} out/d; ln -s ../../../../../../../.. out/up",
+        "rm -r out/d out/up; ln -s {} out/d; ln -s ../../../../../../../.. out/up",
         lab.directory.path().display()
     );
     let up = format!("out/up{}", secret.display());

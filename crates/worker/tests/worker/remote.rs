@@ -13,20 +13,14 @@ use mortar_wire::{
     },
 };
 use mortar_worker::{connect, shutdown};
-use std::{
-    net::SocketAddr,
-    path::PathBuf,
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    },
-    time::Duration,
-};
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
 use tokio::{
     net::{TcpListener, UnixListener},
-    sync::{Mutex, mpsc, oneshot},
+    sync::mpsc,
+    task::JoinHandle,
 };
 use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream, UnixListenerStream};
+use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming, codegen::BoxStream, transport::Server};
 
 /// A server that gives each worker one action, and keeps what becomes of it.
@@ -34,9 +28,8 @@ use tonic::{Request, Response, Status, Streaming, codegen::BoxStream, transport:
 struct Scripted {
     run: mortar_model::session::Run,
     finished: mpsc::Sender<Outcome>,
-    sessions: Arc<AtomicUsize>,
-    /// Keeps the streams open for as long as the server stands.
-    open: Arc<Mutex<Vec<mpsc::Sender<Result<wire::ToWorker, Status>>>>>,
+    /// Ends the streams.
+    stop: CancellationToken,
 }
 
 #[tonic::async_trait]
@@ -46,8 +39,10 @@ impl WorkerSession for Scripted {
         request: Request<Streaming<wire::FromWorker>>,
     ) -> Result<Response<BoxStream<wire::ToWorker>>, Status> {
         let (sender, receiver) = mpsc::channel(8);
-        self.open.lock().await.push(sender.clone());
-        tokio::spawn(self.clone().converse(request.into_inner(), sender));
+        let (scripted, stop) = (self.clone(), self.stop.clone());
+        tokio::spawn(async move {
+            stop.run_until_cancelled(scripted.converse(request.into_inner(), sender)).await;
+        });
         Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
     }
 }
@@ -67,28 +62,24 @@ impl Scripted {
                     let heartbeat_interval = Duration::from_secs(5);
                     say(ToWorker::Welcome { version: VERSION, heartbeat_interval }).await;
                     say(ToWorker::Run(self.run.clone())).await;
-                    self.sessions.fetch_add(1, Ordering::SeqCst);
                 }
                 FromWorker::Finished { outcome, .. } => self.finished.send(outcome.unwrap()).await.unwrap(),
                 _ => {}
             }
         }
-        self.open.lock().await.clear();
     }
 }
 
 struct Running {
-    stop: oneshot::Sender<()>,
+    stop: CancellationToken,
     finished: mpsc::Receiver<Outcome>,
-    task: tokio::task::JoinHandle<()>,
+    task: JoinHandle<()>,
 }
 
 impl Running {
     async fn stop(self) {
-        drop(self.finished);
-        self.stop.send(()).unwrap();
-        self.task.abort();
-        self.task.await.ok();
+        self.stop.cancel();
+        self.task.await.unwrap();
     }
 }
 
@@ -100,9 +91,10 @@ enum At {
 async fn start(lab: &Lab, at: At) -> Running {
     let action = lab.action(&Job::new("echo far away")).await;
     let (finished, results) = mpsc::channel(8);
-    let scripted = Scripted { run: run(action), finished, sessions: Arc::default(), open: Arc::default() };
+    let stop = CancellationToken::new();
+    let scripted = Scripted { run: run(action), finished, stop: stop.clone() };
     let router = Server::builder().add_service(WorkerSessionServer::new(scripted));
-    let (stop, stopped) = oneshot::channel();
+    let stopped = stop.clone();
     let task = tokio::spawn(async move {
         let serving = async {
             match at {
@@ -114,13 +106,14 @@ async fn start(lab: &Lab, at: At) -> Running {
                 }
             }
         };
-        tokio::select! { () = serving => {}, _ = stopped => {} }
+        stopped.run_until_cancelled(serving).await;
     });
     Running { stop, finished: results, task }
 }
 
 async fn works(lab: &Lab, server: &mut Running) {
-    let outcome = server.finished.recv().await.unwrap();
+    let patience = Duration::from_secs(20);
+    let outcome = tokio::time::timeout(patience, server.finished.recv()).await.unwrap().unwrap();
     assert_eq!(lab.text(outcome.result.stdout_digest).await, "far away\n");
     assert_eq!(outcome.result.metadata.worker, "tester");
 }
