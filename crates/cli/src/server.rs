@@ -44,9 +44,8 @@ impl Opened {
 
     /// Tells that it is ready and serves until `stop` is cancelled; then finishes what runs.
     pub async fn serve(self, stop: CancellationToken) -> anyhow::Result<()> {
-        let url = self.listener.url();
-        let router = self.server.router(&url);
-        announce(&url)?;
+        let router = self.server.router(&self.listener);
+        announce(&self.listener.url())?;
         let drained = CancellationToken::new();
         let serving = listener::serve(self.listener, router, drained.clone().cancelled_owned());
         let draining = async {

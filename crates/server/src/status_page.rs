@@ -1,10 +1,16 @@
 //! The page that a browser finds at `/`: what this server is, what it holds and what it does.
 
 use crate::bazelrc;
-use axum::{Router, extract::State, response::Html, routing::get};
+use axum::{
+    Router,
+    extract::State,
+    http::header::CONTENT_TYPE,
+    response::{Html, IntoResponse},
+    routing::get,
+};
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 use mortar_scheduler::{Scheduler, Status};
-use mortar_services::{OperationSummary, Operations};
+use mortar_services::{OperationSummary, Operations, Traffic};
 use mortar_store::{DiskStore, StoreStats};
 use std::{sync::Arc, time::Duration};
 
@@ -15,11 +21,32 @@ pub(crate) struct Page {
     pub(crate) store: Arc<DiskStore>,
     pub(crate) scheduler: Scheduler,
     pub(crate) operations: Operations,
+    pub(crate) traffic: Traffic,
 }
 
-/// `/`, as HTML.
+/// `/` for people, `/status.json` for programs.
 pub(crate) fn router(page: Page) -> Router {
-    Router::new().route("/", get(show)).with_state(page)
+    Router::new().route("/", get(show)).route("/status.json", get(figures)).with_state(page)
+}
+
+/// The figures of the page: bytes, counts since the start.
+async fn figures(State(page): State<Page>) -> impl IntoResponse {
+    let (status, stats) = (page.scheduler.status().await, page.store.stats());
+    let figures = serde_json::json!({
+        "version": env!("CARGO_PKG_VERSION"),
+        "storage": {
+            "bytes": stats.bytes, "max_size": stats.max_size, "blobs": stats.blobs, "action_results": stats.results,
+            "evictions": stats.evictions, "quarantined": stats.quarantined, "counted": stats.walked,
+        },
+        "traffic": { "received_bytes": page.traffic.received(), "sent_bytes": page.traffic.sent() },
+        "executions": {
+            "workers": status.workers.len(), "queued": status.queued, "running": status.running.len(),
+            "executed": status.counters.executed, "merged": status.counters.merged,
+            "retried": status.counters.retried, "cancelled": status.counters.cancelled,
+            "failed": status.counters.failed,
+        },
+    });
+    ([(CONTENT_TYPE, "application/json")], figures.to_string())
 }
 
 async fn show(State(page): State<Page>) -> Html<String> {
@@ -36,7 +63,7 @@ async fn show(State(page): State<Page>) -> Html<String> {
             }
             body {
                 header { h1 { "Mortar" } span { "version " (env!("CARGO_PKG_VERSION")) } }
-                (connect(&page.url))
+                (connect(&page.url, &page.traffic))
                 (storage(&page.store.stats()))
                 (workers(&status))
                 (queue(&status, &page.operations.running()))
@@ -46,7 +73,7 @@ async fn show(State(page): State<Page>) -> Html<String> {
     Html(body.into_string())
 }
 
-fn connect(url: &str) -> Markup {
+fn connect(url: &str, traffic: &Traffic) -> Markup {
     html! {
         section {
             h2 { "Connect" }
@@ -54,6 +81,7 @@ fn connect(url: &str) -> Markup {
             dl {
                 dt { "gRPC (REAPI v2, ByteStream)" } dd { code { (url) } }
                 dt { "HTTP cache" } dd { code { (http_url(url)) } }
+                dt { "Received, sent since the start" } dd { (size(traffic.received())) ", " (size(traffic.sent())) }
             }
         }
     }

@@ -14,6 +14,7 @@ mod inline;
 pub mod limits;
 pub mod listener;
 mod operations;
+mod traffic;
 mod tree;
 
 use axum::Router;
@@ -23,6 +24,7 @@ use std::sync::Arc;
 use tonic_health::pb::health_server::{Health, HealthServer};
 
 pub use operations::{OperationSummary, Operations};
+pub use traffic::Traffic;
 
 /// What stands behind the services.
 #[derive(Clone)]

@@ -1,5 +1,6 @@
 //! One port for everything: gRPC, HTTP/1.1 and HTTP/2 with prior knowledge, over TCP or a unix socket.
 
+use crate::Traffic;
 use axum::Router;
 use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
@@ -66,10 +67,13 @@ impl fmt::Display for Address {
 }
 
 /// A port that is ours, on which nothing is answered yet.
-pub enum Listener {
-    /// TCP.
+pub struct Listener {
+    socket: Socket,
+    traffic: Traffic,
+}
+
+enum Socket {
     Tcp(TcpListener),
-    /// A unix socket.
     Unix(UnixListener, PathBuf),
 }
 
@@ -85,24 +89,30 @@ impl Listener {
                 failed
             }
         };
-        match address {
-            Address::Tcp(tcp) => Ok(Self::Tcp(TcpListener::bind(tcp).await.map_err(failed)?)),
+        let socket = match address {
+            Address::Tcp(tcp) => Socket::Tcp(TcpListener::bind(tcp).await.map_err(failed)?),
             Address::Unix(path) => {
                 remove_dead_socket(path).await;
-                Ok(Self::Unix(UnixListener::bind(path).map_err(failed)?, path.clone()))
+                Socket::Unix(UnixListener::bind(path).map_err(failed)?, path.clone())
             }
-        }
+        };
+        Ok(Self { socket, traffic: Traffic::default() })
     }
 
     /// Where clients reach it, as Bazel spells it.
     pub fn url(&self) -> String {
-        match self {
-            Self::Tcp(listener) => match listener.local_addr() {
+        match &self.socket {
+            Socket::Tcp(listener) => match listener.local_addr() {
                 Ok(address) => format!("grpc://{}", reachable(address)),
                 Err(_) => "grpc://?".to_owned(),
             },
-            Self::Unix(_, path) => format!("unix:{}", path.display()),
+            Socket::Unix(_, path) => format!("unix:{}", path.display()),
         }
+    }
+
+    /// Counts what goes over its connections.
+    pub fn traffic(&self) -> Traffic {
+        self.traffic.clone()
     }
 }
 
@@ -126,16 +136,17 @@ async fn remove_dead_socket(path: &std::path::Path) {
 
 /// Serves `router` until `stop` is done, then lets open calls end.
 pub async fn serve(listener: Listener, router: Router, stop: impl Future<Output = ()>) {
-    let server = Server { builder: builder(), router, graceful: GracefulShutdown::new() };
+    let Listener { socket, traffic } = listener;
+    let server = Server { builder: builder(), router, traffic, graceful: GracefulShutdown::new() };
     let mut stop = std::pin::pin!(stop);
     loop {
         tokio::select! {
-            () = server.accept(&listener) => {}
+            () = server.accept(&socket) => {}
             () = &mut stop => break,
         }
     }
     let Server { graceful, .. } = server;
-    if let Listener::Unix(listener, path) = listener {
+    if let Socket::Unix(listener, path) = socket {
         drop(listener);
         let _ = std::fs::remove_file(path);
     }
@@ -145,17 +156,18 @@ pub async fn serve(listener: Listener, router: Router, stop: impl Future<Output 
 struct Server {
     builder: auto::Builder<TokioExecutor>,
     router: Router,
+    traffic: Traffic,
     graceful: GracefulShutdown,
 }
 
 impl Server {
-    async fn accept(&self, listener: &Listener) {
-        match listener {
-            Listener::Tcp(listener) => match listener.accept().await {
+    async fn accept(&self, socket: &Socket) {
+        match socket {
+            Socket::Tcp(listener) => match listener.accept().await {
                 Ok((stream, peer)) => self.greet(stream, peer),
                 Err(error) => back_off(error).await,
             },
-            Listener::Unix(listener, _) => match listener.accept().await {
+            Socket::Unix(listener, _) => match listener.accept().await {
                 Ok((stream, _)) => self.spawn(async { Some(stream) }),
                 Err(error) => back_off(error).await,
             },
@@ -182,10 +194,12 @@ impl Server {
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
         let (builder, router, watcher) = (self.builder.clone(), self.router.clone(), self.graceful.watcher());
+        let traffic = self.traffic.clone();
         tokio::spawn(async move {
             let Some(stream) = stream.await else { return };
-            let connection =
-                builder.serve_connection(TokioIo::new(stream), TowerToHyperService::new(router)).into_owned();
+            let connection = builder
+                .serve_connection(TokioIo::new(traffic.count(stream)), TowerToHyperService::new(router))
+                .into_owned();
             if let Err(error) = watcher.watch(connection).await {
                 tracing::debug!("a connection ended: {error}");
             }

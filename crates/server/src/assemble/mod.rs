@@ -15,7 +15,7 @@ use crate::{
 use axum::Router;
 use mortar_model::{ActionCache, BlobStore, Codec, Result, SystemClock};
 use mortar_scheduler::{QueueExecutor, Scheduler};
-use mortar_services::{Operations, Ports};
+use mortar_services::{Operations, Ports, listener::Listener};
 use mortar_store::{Completeness, DiskActionCache, DiskConfig, DiskStore};
 use mortar_wire::{Protobuf, worker::worker_session_server::WorkerSessionServer};
 use std::{path::PathBuf, sync::Arc};
@@ -67,15 +67,16 @@ impl Server {
         Ok(Self { store, actions, scheduler, operations: Operations::new(executor), ports })
     }
 
-    /// Everything that is served on the port, which clients reach at `url`.
-    pub fn router(&self, url: &str) -> Router {
+    /// Everything that is served on the port, which clients reach at the listener's URL.
+    pub fn router(&self, listener: &Listener) -> Router {
         let mut own = tonic::service::Routes::builder();
         own.add_service(WorkerSessionServer::new(worker_sessions::Service::new(self.scheduler.clone())));
         let page = Page {
-            url: url.into(),
+            url: listener.url().into(),
             store: self.store.clone(),
             scheduler: self.scheduler.clone(),
             operations: self.operations.clone(),
+            traffic: listener.traffic(),
         };
         let more = own.routes().into_axum_router().reset_fallback().merge(status_page::router(page));
         mortar_services::router(&self.ports, Some(self.operations.clone()), more)
