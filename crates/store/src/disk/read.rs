@@ -206,9 +206,8 @@ impl Reader {
 
     /// Reads the file to its end unless that was done before, with the file as it is.
     async fn checked(mut self) -> Result<Self> {
-        let entry_stamp =
-            |index: &super::index::Index| index.get(Key::of(self.digest)).and_then(|entry| entry.checked);
-        if entry_stamp(&self.shared.index.lock()) == Some(self.stamp) {
+        let known = self.shared.index.lock().get(Key::of(self.digest)).and_then(|entry| entry.checked);
+        if known == Some(self.stamp) {
             return Ok(self);
         }
         loop {

@@ -161,11 +161,13 @@ async fn a_file_that_was_removed_is_missing() {
     let directory = tempfile::tempdir().unwrap();
     let store = open(directory.path());
     for length in LENGTHS {
+        let counted = store.stats().bytes;
         let (digest, bytes) = put(&*store, length).await;
         fs::remove_file(blob_path(directory.path(), digest)).unwrap();
         assert!(fetch(&*store, digest, Range::ALL).await.unwrap_err().is_not_found());
         assert!(!is_present(&*store, digest).await);
         assert_eq!(store.lookup(&context(), digest.function(), digest.hash()).await.unwrap(), None);
+        assert_eq!(store.stats().bytes, counted, "what is gone is still counted");
         store.write_bytes(&context(), digest, bytes.clone()).await.unwrap();
         assert_eq!(fetch(&*store, digest, Range::ALL).await.unwrap(), bytes);
     }
