@@ -64,6 +64,12 @@ impl Inner {
             let message = format!("the server at `{}` cannot be reached: {}", self.endpoint, cause(&status));
             return Error::new(Kind::Unavailable { message, retry_after: None });
         }
+        if status.message().is_empty() {
+            let text =
+                format!("the server at `{}` answered without a word: {}", self.endpoint, status.code());
+            let details = bytes::Bytes::copy_from_slice(status.details());
+            return status::from_status(&Status::with_details(status.code(), text, details));
+        }
         status::from_status(&status)
     }
 

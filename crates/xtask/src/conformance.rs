@@ -4,9 +4,9 @@
 //! what passes does so at once. Blobs and results that the checks write stay on the server until it evicts them.
 
 use anyhow::{Context as _, bail, ensure};
-use mortar_model::{Context, DigestFunction, InstanceName};
+use mortar_model::{Context, DigestFunction, InstanceName, Kind, UploadId, UploadSessions};
 use mortar_remote::{Capabilities, Endpoint, Options, Remote, Retry};
-use mortar_testkit::conformance::{Subject, Verdict, checks};
+use mortar_testkit::conformance::{Random, Subject, Verdict, checks};
 use std::{sync::Arc, time::Instant};
 
 /// Flags of `cargo xtask conformance`.
@@ -37,7 +37,7 @@ async fn check(arguments: &Arguments) -> anyhow::Result<()> {
     let capabilities =
         remote.capabilities(&context).await.with_context(|| format!("asking `{}`", arguments.url))?;
     describe(&capabilities);
-    let subject = subject(&remote, context, &capabilities, arguments)?;
+    let subject = subject(&remote, context, &capabilities, arguments).await?;
 
     let part = arguments.only.as_deref().unwrap_or_default();
     let (mut passed, mut failed, mut not_offered) = (0, 0, 0);
@@ -70,14 +70,16 @@ async fn check(arguments: &Arguments) -> anyhow::Result<()> {
 }
 
 /// What the server offers of what can be checked over gRPC.
-fn subject(
+async fn subject(
     remote: &Remote,
     context: Context,
     capabilities: &Capabilities,
     arguments: &Arguments,
 ) -> anyhow::Result<Subject> {
     let mut subject = Subject::new(Arc::new(remote.clone()));
-    subject.uploads = Some(Arc::new(remote.uploads()));
+    if resumes_uploads(remote, &context).await? {
+        subject.uploads = Some(Arc::new(remote.uploads()));
+    }
     if capabilities.action_cache_updates {
         subject.actions = Some(Arc::new(remote.clone()));
     }
@@ -88,6 +90,16 @@ fn subject(
     subject.other_instance = arguments.other_instance.as_deref().map(InstanceName::parse).transpose()?;
     subject.context = context;
     Ok(subject)
+}
+
+/// Whether the server answers for the status of an upload; the protocol leaves that open.
+async fn resumes_uploads(remote: &Remote, context: &Context) -> anyhow::Result<bool> {
+    let (digest, _) = Random::new().blob(DigestFunction::Sha256, 100);
+    match remote.uploads().open(context, &UploadId("probe".into()), digest).await {
+        Ok(_) => Ok(true),
+        Err(error) if matches!(error.kind(), Kind::Unimplemented { .. }) => Ok(false),
+        Err(error) => Err(error).context("asking for the status of an upload"),
+    }
 }
 
 fn describe(capabilities: &Capabilities) {

@@ -17,7 +17,7 @@ use tokio::task::JoinSet;
 use tonic::Status;
 
 /// How long calls that are under way at the end of a scenario may take yet.
-const GRACE: Duration = Duration::from_secs(20);
+const GRACE: Duration = Duration::from_secs(60);
 
 /// The repeated call of a scenario.
 #[tonic::async_trait]

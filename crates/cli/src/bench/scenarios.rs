@@ -6,12 +6,14 @@ use super::{
     progress::Progress,
     target::Target,
 };
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 use futures::future::BoxFuture;
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 /// At most as many large blobs are under way.
 const LARGE_CONCURRENCY: usize = 4;
+/// How long it may take to write what a scenario needs.
+const PREPARATION: Duration = Duration::from_secs(120);
 
 /// One kind of load.
 pub(super) struct Scenario {
@@ -95,7 +97,9 @@ pub(super) async fn measure(
         return Ok(outcome(Err("the server has no execution")));
     }
     let bar = progress.begin(scenario.name, target.settings.duration);
-    let load = (scenario.prepare)(target).await?;
+    let prepared = tokio::time::timeout(PREPARATION, (scenario.prepare)(target)).await;
+    let load =
+        prepared.with_context(|| format!("preparing took more than {} s", PREPARATION.as_secs()))??;
     bar.running();
     let measured = drive(target, concurrency, load, &bar).await?;
     bar.done(&measured);

@@ -103,15 +103,15 @@ async fn ask(channel: &Channel, settings: &Settings) -> Result<reapi::ServerCapa
     }
 }
 
-/// A status in words: its code, and the innermost cause if it never reached the server.
+/// A status in words: its code, or the innermost cause if it never came from the server.
 pub(super) fn describe(status: &Status) -> String {
-    let mut source = std::error::Error::source(status);
-    let mut text = status.message().to_owned();
-    while let Some(error) = source {
-        text = error.to_string();
-        source = error.source();
+    let Some(mut cause) = std::error::Error::source(status) else {
+        return format!("{:?}: {}", status.code(), status.message());
+    };
+    while let Some(source) = cause.source() {
+        cause = source;
     }
-    format!("{:?}: {text}", status.code())
+    cause.to_string()
 }
 
 /// Whether the server itself could not be reached, so that there is no sense in going on.

@@ -12,6 +12,7 @@ use mortar_services::{
 use mortar_store::{DiskActionCache, DiskConfig, DiskStore};
 use mortar_wire::Protobuf;
 use std::{
+    path::Path,
     sync::{Arc, Mutex},
     time::{Duration, SystemTime},
 };
@@ -94,7 +95,8 @@ impl Executor for Scripted {
     }
 }
 
-async fn serve(executor: Arc<Scripted>, directory: &std::path::Path) -> Remote {
+/// A server in this process that has no scheduler: its executor, if any, is `executor`.
+async fn start(executor: Option<Arc<dyn Executor>>, directory: &Path) -> String {
     let config = DiskConfig { directory: directory.join("data"), max_size: 1 << 30 };
     let store = DiskStore::open(config).unwrap();
     let ports = Ports {
@@ -103,12 +105,22 @@ async fn serve(executor: Arc<Scripted>, directory: &std::path::Path) -> Remote {
         uploads: store.clone(),
         index: store.clone(),
         values: store,
-        executor: Some(executor.clone()),
+        executor: executor.clone(),
     };
-    let router = mortar_services::router(&ports, Some(Operations::new(executor)), Default::default());
+    let router = mortar_services::router(&ports, executor.map(Operations::new), Default::default());
     let listener = Listener::bind(&"127.0.0.1:0".parse().unwrap()).await.unwrap();
     let url = listener.url();
     tokio::spawn(listener::serve(listener, router, std::future::pending()));
+    url
+}
+
+/// A server that caches and does not execute.
+pub async fn cache_alone(directory: &Path) -> String {
+    start(None, directory).await
+}
+
+async fn serve(executor: Arc<Scripted>, directory: &Path) -> Remote {
+    let url = start(Some(executor), directory).await;
     Endpoint::connect(&url, Options { retry: Retry::NEVER, ..Options::default() }).unwrap()
 }
 

@@ -1,7 +1,8 @@
 //! Client and server of our own, over a real socket: the conformance suite through `Remote`, the services and the disk
-//! store, and an execution through the same.
+//! store, an execution through the same, and `mortar bench`, the other client.
 #![allow(clippy::unwrap_used)]
 
+mod bench;
 mod executing;
 
 use mortar_model::Context;
@@ -21,7 +22,7 @@ async fn serve(address: &str, directory: &Path) -> String {
     let server = Server::assemble(settings).unwrap();
     let listener = Listener::bind(&address.parse().unwrap()).await.unwrap();
     let url = listener.url();
-    let router = server.router(&url);
+    let router = server.router(&listener);
     tokio::spawn(async move {
         listener::serve(listener, router, std::future::pending()).await;
         drop(server);

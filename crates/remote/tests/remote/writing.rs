@@ -2,7 +2,7 @@
 
 use crate::fake::{Fake, Fault, content, context, streamed};
 use futures::StreamExt;
-use mortar_model::{Blob, BlobStore, BlobStoreExt, Error, Kind};
+use mortar_model::{Blob, BlobStore, BlobStoreExt, Error, Kind, UploadId, UploadSessions};
 use tonic::Status;
 
 const SIZE: usize = 100_000;
@@ -91,4 +91,23 @@ async fn a_source_that_fails_fails_the_write() {
     let error = remote.write(&context(), digest, blob).await.unwrap_err();
     assert!(error.to_string().contains("the source is broken"), "{error}");
     assert!(fake.0.lock().blobs.is_empty());
+}
+
+#[tokio::test]
+async fn an_upload_in_pieces_survives_broken_calls() {
+    let (fake, (digest, bytes)) = (Fake::default(), content(10_000));
+    let faults = [Fault::Refuse(Status::unavailable("not yet")), Fault::Break(3_000), Fault::Break(10_000)];
+    fake.fail("Write", faults);
+    let uploads = fake.serve().await.uploads();
+    let id = UploadId("some-id".into());
+    let mut upload = uploads.open(&context(), &id, digest).await.unwrap();
+    upload.write(bytes.slice(..4_500)).await.unwrap();
+    assert_eq!(uploads.committed(&context(), &id).await.unwrap(), Some(4_500));
+    upload.write(bytes.slice(4_500..)).await.unwrap();
+    assert!(fake.0.lock().blobs.is_empty());
+    upload.finish().await.unwrap();
+    assert!(fake.0.lock().blobs[&digest] == bytes);
+    let writes: Vec<String> = fake.log().into_iter().filter(|call| call.starts_with("Write")).collect();
+    assert_eq!(writes[..4], ["Write 0", "Write 0", "Write 1000", "Write 2000"]);
+    assert_eq!(writes[4..6], ["Write 3000", "Write 4000"]);
 }

@@ -1,0 +1,92 @@
+//! `mortar bench` as a process, against a server in this one.
+
+use serde_json::Value;
+use std::process::Output;
+
+async fn bench(arguments: &[&str]) -> Output {
+    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_mortar"));
+    command.arg("bench").args(arguments);
+    tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap()
+}
+
+fn said(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_scenario_of_a_cache_has_figures() {
+    let directory = tempfile::tempdir().unwrap();
+    let url = crate::serve("127.0.0.1:0", directory.path()).await;
+    for function in ["sha256", "blake3"] {
+        let output = bench(&[
+            &url,
+            "--json",
+            "--duration=20ms",
+            "--concurrency=3",
+            "--large-size=2500KiB",
+            "--instance=main",
+            "--digest-function",
+            function,
+            "--scenarios=find-missing,batch,stream,action",
+        ])
+        .await;
+        assert!(output.status.success(), "{}", said(&output));
+        let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+        assert_eq!(
+            (report["url"].as_str(), report["digest_function"].as_str()),
+            (Some(&*url), Some(function))
+        );
+        assert!(report["cores"].as_u64() > Some(0));
+        let scenarios = report["scenarios"].as_array().unwrap();
+        assert_eq!(scenarios.len(), 11);
+        for scenario in scenarios {
+            assert!(scenario["skipped"].is_null() && scenario["errors"] == 0, "{scenario}");
+            assert!(
+                scenario["calls"].as_u64() > Some(0) && scenario["items"].as_u64() > Some(0),
+                "{scenario}"
+            );
+            let latency = |share: &str| scenario["latency_ms"][share].as_f64().unwrap();
+            assert!(latency("p50") <= latency("p99") && latency("p99") <= latency("max"), "{scenario}");
+        }
+        let of = |name: &str| scenarios.iter().find(|scenario| scenario["name"] == name).unwrap();
+        for name in ["stream-write-large", "stream-read-large"] {
+            let scenario = of(name);
+            assert_eq!(
+                scenario["bytes"].as_u64().unwrap(),
+                scenario["calls"].as_u64().unwrap() * 2500 * 1024
+            );
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn execution_is_left_out_where_there_is_none() {
+    let directory = tempfile::tempdir().unwrap();
+    let url = crate::executing::cache_alone(directory.path()).await;
+    let output = bench(&[&url, "--duration=20ms", "--scenarios=execute,action-get"]).await;
+    assert!(output.status.success(), "{}", said(&output));
+    let table = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(
+        table.contains("skipped: the server has no execution") && table.contains("action-get"),
+        "{table}"
+    );
+}
+
+#[tokio::test]
+async fn what_failed_is_said() {
+    let free = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+    let url = format!("grpc://{free}");
+    for (arguments, needle) in [
+        (vec![&*url], &*url),
+        (vec!["localhost:8980"], "expected `grpc://HOST:PORT`"),
+        (vec![&*url, "--scenarios=nothing"], "no scenario `nothing`"),
+        (vec![&*url, "--large-size=1B"], "--large-size"),
+        (vec![&*url, "--duration=0s"], "--duration"),
+        (vec![&*url, "--digest-function=md5"], "md5"),
+        (vec![&*url, "--exec-property=novalue"], "NAME=VALUE"),
+    ] {
+        let output = bench(&arguments).await;
+        assert!(!output.status.success() && output.stdout.is_empty(), "{arguments:?}");
+        assert!(said(&output).contains(needle), "{arguments:?}: {}", said(&output));
+    }
+}
