@@ -191,7 +191,8 @@ impl Collector<'_> {
         let names = self.exec.list(path).map_err(unreadable(path))?;
         self.seen += names.len();
         if self.seen > self.limits.nodes || depth > self.limits.depth {
-            return Err(self.limits.exceeded("the output directory"));
+            let message = self.limits.exceeded(&format!("the output directory `{}`", path.display()));
+            return Err(Error::new(Kind::FailedPrecondition { message }));
         }
         for name in names {
             let path = path.join(&name);

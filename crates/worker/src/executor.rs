@@ -20,11 +20,7 @@ use mortar_model::{
     Kind, Outcome, Progress, Result, Stage, SystemClock, Termination, session::Run,
 };
 use mortar_sandbox::{Ending, Exit, Isolation, Layers, Sandbox};
-use std::{
-    path::{Path, PathBuf},
-    sync::Arc,
-    time::Duration,
-};
+use std::{path::Path, sync::Arc, time::Duration};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
@@ -145,7 +141,7 @@ impl Inner {
 
 fn collect(
     command: &Command,
-    directory: &PathBuf,
+    directory: &Path,
     function: DigestFunction,
     limits: Limits,
     strict: bool,

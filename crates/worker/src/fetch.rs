@@ -83,7 +83,7 @@ impl Fetch<'_> {
         while !level.is_empty() {
             depth += 1;
             if depth > self.limits.depth || known.len() + level.len() > self.limits.nodes {
-                return Err(self.limits.exceeded("the input root"));
+                return Err(Error::invalid("input_root_digest", self.limits.exceeded("the input root")));
             }
             let reads =
                 level.into_iter().map(|digest| async move { Ok((digest, self.message(digest).await?)) });
@@ -115,13 +115,12 @@ fn in_directory(digest: Digest, error: Error) -> Error {
 }
 
 impl Limits {
-    /// That something is larger than is allowed.
-    pub fn exceeded(&self, what: &str) -> Error {
-        let message = format!(
+    /// What a tree has too much of.
+    pub fn exceeded(&self, what: &str) -> String {
+        format!(
             "{what} is too large; at most {} files, directories and links, and {} directories within each other, \
              are accepted",
             self.nodes, self.depth
-        );
-        Error::invalid("input_root_digest", message)
+        )
     }
 }

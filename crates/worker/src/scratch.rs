@@ -3,8 +3,12 @@
 
 use crate::blocking::blocking;
 use mortar_model::{Error, Result};
+use rustix::{
+    fs::{FlockOperation, flock},
+    io::Errno,
+};
 use std::{
-    fs::{self, File, Permissions, TryLockError},
+    fs::{self, File, Permissions},
     io,
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
@@ -32,14 +36,14 @@ impl Scratch {
         fs::create_dir_all(parent).map_err(failed("create a directory"))?;
         // Nobody else may look for the dead between the making of our directory and its lock.
         let gate = File::create(parent.join(LOCK)).map_err(failed("create a lock"))?;
-        gate.lock().map_err(failed("take a lock"))?;
+        wait_for_lock(&gate).map_err(failed("take a lock"))?;
         remove_stale(parent).map_err(failed("remove what was left"))?;
         let own = (0..).map(|n: u32| parent.join(format!("{}-{n}", std::process::id())));
         let path = own.into_iter().find(|path| !path.exists()).unwrap_or_else(|| parent.join("own"));
         fs::create_dir(&path).map_err(failed("create a directory"))?;
         fs::set_permissions(&path, Permissions::from_mode(0o700)).map_err(failed("set permissions"))?;
         let lock = File::create(path.join(LOCK)).map_err(failed("create a lock"))?;
-        lock.lock().map_err(failed("take a lock"))?;
+        wait_for_lock(&lock).map_err(failed("take a lock"))?;
         Ok(Self { path, next: AtomicU64::new(0), _lock: lock })
     }
 
@@ -70,15 +74,22 @@ impl Drop for Scratch {
     }
 }
 
+fn wait_for_lock(file: &File) -> io::Result<()> {
+    Ok(flock(file, FlockOperation::LockExclusive)?)
+}
+
 fn remove_stale(parent: &Path) -> io::Result<()> {
     for entry in fs::read_dir(parent)? {
         let path = entry?.path();
         if !path.is_dir() {
             continue;
         }
-        match File::open(path.join(LOCK)).map(|lock| lock.try_lock()) {
-            Ok(Err(TryLockError::WouldBlock)) => {}
-            _ => remove(&path)?,
+        // Whoever has no lock was killed before it could take one.
+        let lock = File::open(path.join(LOCK));
+        if !lock.is_ok_and(|lock| {
+            flock(&lock, FlockOperation::NonBlockingLockExclusive) == Err(Errno::WOULDBLOCK)
+        }) {
+            remove(&path)?;
         }
     }
     Ok(())

@@ -66,7 +66,7 @@ impl InputRoot {
             tree.add(&path, directory);
             let planned = tree.kinds.len() + pending.len() + directory.directories.len();
             if depth > limits.depth || planned > limits.nodes {
-                return Err(limits.exceeded("the input root"));
+                return Err(Error::invalid("input_root_digest", limits.exceeded("the input root")));
             }
             let below = |child: &DirectoryNode| (path.join(&child.name), child.digest, depth + 1);
             pending.extend(directory.directories.iter().rev().map(below));
