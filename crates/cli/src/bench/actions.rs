@@ -16,7 +16,7 @@ use mortar_wire::{
     result_to_wire,
 };
 use prost::Message;
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 use tonic::{Code, Status};
 
 /// Results that are kept to be looked up.
@@ -110,28 +110,10 @@ struct Execute(Vec<reapi::ExecuteRequest>);
 /// `/bin/true` without inputs, an action for each worker, never cached, so that each call runs it.
 pub(super) async fn execute(target: &Target) -> Prepared {
     let function = target.settings.function;
-    let platform = match target.settings.exec_properties.as_slice() {
-        [] => None,
-        properties => Some(Platform::new(properties.iter().cloned())),
-    };
-    let root = encode_directory(&Directory::default());
     let mut blobs = Vec::new();
     let mut requests = Vec::new();
     for worker in 0..target.settings.concurrency {
-        let command = encode_command(&Command {
-            arguments: vec!["/bin/true".into()],
-            environment: vec![("MORTAR_BENCH_WORKER".into(), worker.to_string())],
-            outputs: Outputs::default(),
-            platform: platform.clone(),
-            ..Command::default()
-        });
-        let action = encode_action(&Action {
-            command_digest: Digest::of(function, &command),
-            input_root_digest: Digest::of(function, &root),
-            timeout: Some(std::time::Duration::from_secs(60)),
-            do_not_cache: true,
-            platform: platform.clone(),
-        });
+        let (command, action) = no_op(target, worker);
         requests.push(reapi::ExecuteRequest {
             instance_name: target.instance(),
             skip_cache_lookup: true,
@@ -146,6 +128,30 @@ pub(super) async fn execute(target: &Target) -> Prepared {
         keep(target, part.to_vec()).await?;
     }
     Ok(Arc::new(Execute(requests)))
+}
+
+/// The Command and the Action message of a worker.
+fn no_op(target: &Target, worker: usize) -> (Bytes, Bytes) {
+    let function = target.settings.function;
+    let platform = match target.settings.exec_properties.as_slice() {
+        [] => None,
+        properties => Some(Platform::new(properties.iter().cloned())),
+    };
+    let command = encode_command(&Command {
+        arguments: vec!["/bin/true".into()],
+        environment: vec![("MORTAR_BENCH_WORKER".into(), worker.to_string())],
+        outputs: Outputs::default(),
+        platform: platform.clone(),
+        ..Command::default()
+    });
+    let action = encode_action(&Action {
+        command_digest: Digest::of(function, &command),
+        input_root_digest: Digest::of(function, &encode_directory(&Directory::default())),
+        timeout: Some(Duration::from_secs(60)),
+        do_not_cache: true,
+        platform,
+    });
+    (command, action)
 }
 
 #[tonic::async_trait]

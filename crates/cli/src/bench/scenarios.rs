@@ -15,13 +15,15 @@ const LARGE_CONCURRENCY: usize = 4;
 /// How long it may take to write what a scenario needs.
 const PREPARATION: Duration = Duration::from_secs(120);
 
+type Preparing<'a> = BoxFuture<'a, Result<Arc<dyn Load>>>;
+
 /// One kind of load.
 pub(super) struct Scenario {
     pub(super) name: &'static str,
     /// What one item is.
     pub(super) item: &'static str,
     needs: Needs,
-    prepare: fn(&Target) -> BoxFuture<'_, Result<Arc<dyn Load>>>,
+    prepare: fn(&Target) -> Preparing<'_>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
