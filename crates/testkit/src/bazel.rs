@@ -144,7 +144,8 @@ impl Bazel {
             // Debian's rc file is for Debian's Bazel, which does not start without it.
             command.arg("--nosystem_rc");
         }
-        command.args(["--nohome_rc", "--host_jvm_args=-Xmx1g"]);
+        // A test process that is killed cannot end the server of its Bazel: then it ends itself when idle.
+        command.args(["--nohome_rc", "--host_jvm_args=-Xmx1g", "--max_idle_secs=120"]);
         command.arg(at("bazelrc", rc::NAME)).arg(at("output_user_root", "root")).arg(verb);
         command
     }
