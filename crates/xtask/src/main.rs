@@ -2,6 +2,7 @@
 
 mod codegen;
 mod conformance;
+mod demo;
 mod setup;
 mod test;
 
@@ -21,6 +22,8 @@ enum Command {
     Conformance(conformance::Arguments),
     /// Install what the tests need: Debian packages, Bazel 2.1.0, BuildStream, Debian sources.
     Setup,
+    /// Build a sample with a real Bazel on a Mortar of its own, twice, and tell what ran where.
+    Demo,
     /// Everything that CI checks: formatting, generated code, lints, then all tests, having installed what they need.
     Test,
 }
@@ -30,6 +33,7 @@ fn main() -> anyhow::Result<()> {
         Command::Codegen { check } => codegen::run(check),
         Command::Conformance(arguments) => conformance::run(&arguments),
         Command::Setup => setup::run(),
+        Command::Demo => demo::run(),
         Command::Test => test::run(),
     }
 }

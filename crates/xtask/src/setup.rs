@@ -32,6 +32,11 @@ pub fn run() -> Result<()> {
     Ok(())
 }
 
+/// Installs Debian's Bazel and what its builds call, for a demonstration.
+pub fn bazel() -> Result<()> {
+    apt::ensure(&apt::wanted())
+}
+
 /// Where the things go that are not Debian packages.
 pub fn test_dir() -> PathBuf {
     match std::env::var_os("MORTAR_TEST_DIR") {

@@ -94,14 +94,18 @@ fn strangers() {
 #[test]
 fn testkit_is_for_tests() {
     for (name, uses) in house().uses {
-        assert!(name == "xtask" || !uses.contains("mortar-testkit"), "`{name}` uses testkit outside its tests");
+        assert!(
+            name == "xtask" || !uses.contains("mortar-testkit"),
+            "`{name}` uses testkit outside its tests"
+        );
     }
 }
 
 #[test]
 fn chains_are_short() {
     fn longest(house: &House, name: &str) -> Vec<String> {
-        let below = own(&house.uses[name]).map(|used| longest(house, used)).max_by_key(Vec::len).unwrap_or_default();
+        let below =
+            own(&house.uses[name]).map(|used| longest(house, used)).max_by_key(Vec::len).unwrap_or_default();
         [name.to_owned()].into_iter().chain(below).collect()
     }
     let house = house();
