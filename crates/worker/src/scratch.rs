@@ -2,7 +2,7 @@
 //! in it. What a process left that died is removed by the next one that starts.
 
 use crate::blocking::blocking;
-use mortar_model::{Error, Result};
+use mortar_model::{Error, Kind, Result};
 use rustix::{
     fs::{FlockOperation, flock},
     io::Errno,
@@ -34,12 +34,13 @@ impl Scratch {
             move |error| Error::io(what.clone(), error)
         };
         fs::create_dir_all(parent).map_err(failed("create a directory"))?;
+        refuse_foreign(parent, &fs::read_dir(parent).map_err(failed("look"))?.flatten().collect::<Vec<_>>())?;
         // Nobody else may look for the dead between the making of our directory and its lock.
         let gate = File::create(parent.join(LOCK)).map_err(failed("create a lock"))?;
         wait_for_lock(&gate).map_err(failed("take a lock"))?;
         remove_stale(parent).map_err(failed("remove what was left"))?;
-        let own = (0..).map(|n: u32| parent.join(format!("{}-{n}", std::process::id())));
-        let path = own.into_iter().find(|path| !path.exists()).unwrap_or_else(|| parent.join("own"));
+        let mut own = (0..).map(|n: u32| parent.join(format!("{}-{n}", std::process::id())));
+        let path = own.find(|path| !path.exists()).expect("few directories of one process live");
         fs::create_dir(&path).map_err(failed("create a directory"))?;
         fs::set_permissions(&path, Permissions::from_mode(0o700)).map_err(failed("set permissions"))?;
         let lock = File::create(path.join(LOCK)).map_err(failed("create a lock"))?;
@@ -74,6 +75,29 @@ impl Drop for Scratch {
     }
 }
 
+/// What is here must be of our own making: most of it is about to be removed.
+fn refuse_foreign(parent: &Path, entries: &[fs::DirEntry]) -> Result<()> {
+    let ours = |entry: &fs::DirEntry| {
+        let name = entry.file_name();
+        name == LOCK || name == "lost+found" || is_of_a_process(&entry.path())
+    };
+    let Some(foreign) = entries.iter().find(|entry| !ours(entry)) else { return Ok(()) };
+    let (parent, name) = (parent.display(), foreign.file_name());
+    let message = format!(
+        "the work directory `{parent}` is not empty (it holds `{}`) and is none of Mortar's",
+        name.to_string_lossy()
+    );
+    Err(Error::new(Kind::FailedPrecondition { message }).hint("choose another directory with --dir"))
+}
+
+/// Whether it is named as the directory of a process is: `PROCESS-NUMBER`.
+fn is_of_a_process(path: &Path) -> bool {
+    let is_number = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    let name = path.file_name().and_then(|name| name.to_str());
+    name.and_then(|name| name.split_once('-'))
+        .is_some_and(|(process, number)| is_number(process) && is_number(number))
+}
+
 fn wait_for_lock(file: &File) -> io::Result<()> {
     Ok(flock(file, FlockOperation::LockExclusive)?)
 }
@@ -81,7 +105,7 @@ fn wait_for_lock(file: &File) -> io::Result<()> {
 fn remove_stale(parent: &Path) -> io::Result<()> {
     for entry in fs::read_dir(parent)? {
         let path = entry?.path();
-        if !path.is_dir() {
+        if !is_of_a_process(&path) || !path.is_dir() {
             continue;
         }
         // Whoever has no lock was killed before it could take one.
@@ -137,6 +161,19 @@ mod tests {
         let path = living.path.clone();
         drop(living);
         assert!(!path.exists());
+    }
+
+    #[test]
+    fn what_others_keep_is_left_alone() {
+        let parent = tempfile::tempdir().unwrap();
+        for name in ["photos", "12-", "-3", "a-1", "1-0-2"] {
+            fs::create_dir(parent.path().join(name)).unwrap();
+            let error = Scratch::open(parent.path()).unwrap_err().to_string();
+            assert!(error.contains(&format!("it holds `{name}`")), "{error}");
+            assert_eq!(fs::read_dir(parent.path()).unwrap().count(), 1);
+            fs::remove_dir(parent.path().join(name)).unwrap();
+        }
+        Scratch::open(parent.path()).unwrap();
     }
 
     #[tokio::test]
