@@ -53,7 +53,7 @@ fn main() -> ExitCode {
     match run(arguments.command) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("error: {error:#}");
+            eprintln!("error: {}", told(&error));
             ExitCode::FAILURE
         }
     }
@@ -76,4 +76,44 @@ fn run(command: Command) -> anyhow::Result<()> {
     // What still runs on other threads is of no interest any more.
     runtime.shutdown_background();
     outcome
+}
+
+/// The error with its causes, each told once: some messages hold their cause already. The hint comes last.
+fn told(error: &anyhow::Error) -> String {
+    let (mut message, mut hint) = (String::new(), String::new());
+    for text in error.chain().map(ToString::to_string) {
+        let (what, todo) = text.split_at(text.find(HINT).unwrap_or(text.len()));
+        let what = what.trim_end();
+        if !message.contains(what) {
+            let colon = if message.is_empty() { "" } else { ": " };
+            message.extend([colon, what]);
+        }
+        if hint.is_empty() {
+            todo.clone_into(&mut hint);
+        }
+    }
+    message + &hint
+}
+
+/// How hints begin in the errors of the house.
+const HINT: &str = "\nHint: ";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use anyhow::Context;
+    use mortar_model::Error;
+
+    #[test]
+    fn causes_are_told_once_and_hints_last() {
+        let absent = || std::io::Error::other("no such thing");
+        let inner = Error::io("reading `b`", absent()).hint("make `b`");
+        let outer = Error::io("reading `a`", std::io::Error::other(inner));
+        assert_eq!(
+            told(&outer.into()),
+            "reading `a` failed: reading `b` failed: no such thing\nHint: make `b`"
+        );
+        let plain = Err::<(), _>(absent()).context("no `c`").unwrap_err();
+        assert_eq!(told(&plain), "no `c`: no such thing");
+    }
 }

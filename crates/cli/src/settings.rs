@@ -92,33 +92,69 @@ impl ServeFlags {
         if max_size < MIN_MAX_SIZE {
             bail!("--max-size is {}; at least {} is needed", Size(max_size), Size(MIN_MAX_SIZE));
         }
-        let defaults = mortar_server::SchedulerConfig::default();
-        let span = |flag: Option<Span>, file: Option<Span>, default| {
-            flag.or(file).map_or(default, |span: Span| span.0)
-        };
-        let scheduler = mortar_server::SchedulerConfig {
-            default_timeout: span(self.default_timeout, file.default_timeout, defaults.default_timeout),
-            max_timeout: span(self.max_timeout, file.max_timeout, defaults.max_timeout),
-            max_queue_time: span(self.queue_timeout, file.queue_timeout, defaults.max_queue_time),
-            ..defaults
-        };
-        if scheduler.default_timeout > scheduler.max_timeout {
-            let (default, max) = (Span(scheduler.default_timeout), Span(scheduler.max_timeout));
-            bail!("--default-timeout is {default}, which is longer than --max-timeout, {max}");
+        let scheduler = mortar_server::SchedulerConfig::default();
+        let scheduler = Limits {
+            default: self.default_timeout.or(file.default_timeout),
+            max: self.max_timeout.or(file.max_timeout),
+            queue: self.queue_timeout.or(file.queue_timeout),
         }
-        for (flag, span) in
-            [("--default-timeout", scheduler.default_timeout), ("--queue-timeout", scheduler.max_queue_time)]
-        {
-            if span < Duration::from_secs(1) {
-                bail!("{flag} is {}; at least 1s is needed", Span(span));
-            }
-        }
+        .settle(scheduler)?;
+        check_directory(&directory)?;
         Ok(Settings {
-            listen: listen.parse()?,
+            listen: listen.parse().context("--listen")?,
             server: mortar_server::Settings { directory: directory.join("store"), max_size, scheduler },
             slots: WorkFlags { slots: work.slots.or(file.slots) }.settle()?,
             directory,
         })
+    }
+}
+
+/// The time limits of executions, where they are given.
+struct Limits {
+    default: Option<Span>,
+    max: Option<Span>,
+    queue: Option<Span>,
+}
+
+impl Limits {
+    fn settle(self, given: mortar_server::SchedulerConfig) -> anyhow::Result<mortar_server::SchedulerConfig> {
+        for (flag, span) in [
+            ("--default-timeout", self.default),
+            ("--max-timeout", self.max),
+            ("--queue-timeout", self.queue),
+        ] {
+            if let Some(span) = span.filter(|span| span.0 < Duration::from_secs(1)) {
+                bail!("{flag} is {span}; at least 1s is needed");
+            }
+        }
+        let max = self.max.map_or(given.max_timeout, |span| span.0);
+        if let Some(default) = self.default.filter(|span| span.0 > max) {
+            bail!("--default-timeout is {default}, which is longer than --max-timeout, {}", Span(max));
+        }
+        Ok(mortar_server::SchedulerConfig {
+            default_timeout: self.default.map_or(given.default_timeout.min(max), |span| span.0),
+            max_timeout: max,
+            max_queue_time: self.queue.map_or(given.max_queue_time, |span| span.0),
+            ..given
+        })
+    }
+}
+
+/// A data directory holds what Mortar made, or nothing: whoever names the wrong one must not find it changed. One that
+/// cannot be looked into is an error where it is opened.
+fn check_directory(directory: &Path) -> anyhow::Result<()> {
+    let entries = std::fs::read_dir(directory).into_iter().flatten().flatten();
+    let names: Vec<_> = entries.map(|entry| entry.file_name()).collect();
+    // The store checks itself; `worker` is the default directory of `mortar worker`.
+    let ours = ["store", "work", "worker", "lost+found"];
+    let foreign = names.iter().find(|name| !ours.iter().any(|known| *name == known));
+    match foreign {
+        Some(foreign) if !names.iter().any(|name| name == "store") => bail!(
+            "`{}` is not empty (it holds `{}`) and is no data directory of Mortar's\nHint: choose another directory with --dir",
+            directory.display(),
+            foreign.to_string_lossy()
+        ),
+        _ => Ok(()),
     }
 }
 
@@ -156,7 +192,7 @@ fn default_max_size(directory: &Path) -> u64 {
     let existing = directory.ancestors().find(|path| path.exists());
     let disk =
         existing.and_then(|path| rustix::fs::statvfs(path).ok()).map(|disk| disk.f_blocks * disk.f_frsize);
-    disk.map_or(DEFAULT_MAX_SIZE, |size| DEFAULT_MAX_SIZE.min(size / 5 * 4))
+    disk.map_or(DEFAULT_MAX_SIZE, |size| (size / 5 * 4).clamp(MIN_MAX_SIZE, DEFAULT_MAX_SIZE))
 }
 
 fn cores() -> u32 {
@@ -186,6 +222,12 @@ mod tests {
     }
 
     #[test]
+    fn a_maximum_bounds_the_default_that_nobody_gave() {
+        let settings = settle("max-timeout = \"10min\"", ServeFlags::default()).unwrap();
+        assert_eq!(settings.server.scheduler.default_timeout, Duration::from_secs(600));
+    }
+
+    #[test]
     fn what_cannot_be_meant_is_refused() {
         for (text, needle) in [
             ("max-sise = \"2GiB\"", "max-sise"),
@@ -196,6 +238,7 @@ mod tests {
             ("slots = 0", "at least 1"),
             ("default-timeout = \"2h\"\nmax-timeout = \"1h\"", "longer"),
             ("queue-timeout = \"0s\"", "at least 1s"),
+            ("max-timeout = \"500ms\"", "--max-timeout is 500ms; at least 1s"),
         ] {
             let error = format!("{:#}", settle(text, ServeFlags::default()).unwrap_err());
             assert!(error.contains(needle), "{text}: {error}");

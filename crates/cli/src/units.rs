@@ -65,6 +65,7 @@ impl fmt::Display for Span {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let millis = self.0.as_millis();
         match millis {
+            0 => f.write_str("0s"),
             _ if millis % 3_600_000 == 0 => write!(f, "{}h", millis / 3_600_000),
             _ if millis % 60_000 == 0 => write!(f, "{}min", millis / 60_000),
             _ if millis % 1_000 == 0 => write!(f, "{}s", millis / 1_000),
@@ -102,7 +103,9 @@ mod tests {
     #[test]
     fn spans() {
         assert_eq!("30s".parse::<Span>().unwrap().0, Duration::from_secs(30));
-        assert_eq!("2h".parse::<Span>().unwrap().to_string(), "2h");
+        for text in ["0s", "1500ms", "90s", "90min", "2h"] {
+            assert_eq!(text.parse::<Span>().unwrap().to_string(), text);
+        }
         for text in ["30", "s", "1.5s", "1d"] {
             assert!(text.parse::<Span>().is_err(), "{text}");
         }

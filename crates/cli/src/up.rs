@@ -42,13 +42,20 @@ pub async fn run(arguments: Arguments) -> anyhow::Result<()> {
         actions: opened.server.actions.clone(),
     };
     let worker = Worker::open(config, stores).await?;
-    // The scheduler drains before the worker is of no use any more, so the worker needs no shutdown of its own.
-    let (_handle, shutdown) = mortar_worker::shutdown();
-    let working = tokio::spawn(work(worker, opened.server.scheduler.clone(), shutdown));
+    let (handle, shutdown) = mortar_worker::shutdown();
+    let mut working = tokio::spawn(work(worker, opened.server.scheduler.clone(), shutdown));
     let served = opened.serve(signals::stop_token()?).await;
-    working.abort();
+    // The scheduler has drained, so nothing runs any more, unless serving failed.
+    handle.abort();
+    if tokio::time::timeout(ENDING, &mut working).await.is_err() {
+        tracing::warn!("the local worker does not end; it is left behind");
+        working.abort();
+    }
     served
 }
+
+/// How long the worker may take to end what was stopped, and to remove its directories.
+const ENDING: Duration = Duration::from_secs(10);
 
 /// Keeps the worker attached to the scheduler of this process.
 async fn work(worker: Worker, scheduler: Scheduler, shutdown: Shutdown) {
