@@ -8,7 +8,16 @@ use hyper_util::{
     service::TowerToHyperService,
 };
 use mortar_model::{Error, Result};
-use std::{fmt, io, net::SocketAddr, path::PathBuf, str::FromStr, time::Duration};
+use std::{
+    collections::HashMap,
+    fmt, io,
+    net::{IpAddr, SocketAddr},
+    os::unix::fs::FileTypeExt,
+    path::{Path, PathBuf},
+    str::FromStr,
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
+};
 use tokio::{
     io::{AsyncRead, AsyncWrite, AsyncWriteExt},
     net::{TcpListener, TcpStream, UnixListener},
@@ -74,7 +83,17 @@ pub struct Listener {
 
 enum Socket {
     Tcp(TcpListener),
-    Unix(UnixListener, PathBuf),
+    Unix(UnixListener, SocketFile),
+}
+
+/// A socket in the file system, which goes with its listener.
+struct SocketFile(PathBuf);
+
+impl Drop for SocketFile {
+    fn drop(&mut self) {
+        // What cannot be removed is replaced by the next listener.
+        let _ = std::fs::remove_file(&self.0);
+    }
 }
 
 impl Listener {
@@ -92,8 +111,10 @@ impl Listener {
         let socket = match address {
             Address::Tcp(tcp) => Socket::Tcp(TcpListener::bind(tcp).await.map_err(failed)?),
             Address::Unix(path) => {
-                remove_dead_socket(path).await;
-                Socket::Unix(UnixListener::bind(path).map_err(failed)?, path.clone())
+                // Clients may be elsewhere.
+                let path = std::path::absolute(path).map_err(failed)?;
+                make_room(&path).await.map_err(failed)?;
+                Socket::Unix(UnixListener::bind(&path).map_err(failed)?, SocketFile(path))
             }
         };
         Ok(Self { socket, traffic: Traffic::default() })
@@ -106,7 +127,7 @@ impl Listener {
                 Ok(address) => format!("grpc://{}", reachable(address)),
                 Err(_) => "grpc://?".to_owned(),
             },
-            Socket::Unix(_, path) => format!("unix:{}", path.display()),
+            Socket::Unix(_, file) => format!("unix:{}", file.0.display()),
         }
     }
 
@@ -127,17 +148,27 @@ fn reachable(mut address: SocketAddr) -> SocketAddr {
     address
 }
 
-async fn remove_dead_socket(path: &std::path::Path) {
+/// Removes a socket that nobody serves any more. A file that is no socket is not ours to remove.
+async fn make_room(path: &Path) -> io::Result<()> {
+    match tokio::fs::symlink_metadata(path).await {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Ok(file) if !file.file_type().is_socket() => {
+            return Err(io::Error::new(io::ErrorKind::AlreadyExists, "the path exists and is no socket"));
+        }
+        other => other?,
+    };
     let dead = tokio::net::UnixStream::connect(path).await;
     if dead.is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused) {
-        let _ = tokio::fs::remove_file(path).await;
+        tokio::fs::remove_file(path).await?;
     }
+    Ok(())
 }
 
 /// Serves `router` until `stop` is done, then lets open calls end.
 pub async fn serve(listener: Listener, router: Router, stop: impl Future<Output = ()>) {
     let Listener { socket, traffic } = listener;
-    let server = Server { builder: builder(), router, traffic, graceful: GracefulShutdown::new() };
+    let graceful = GracefulShutdown::new();
+    let server = Server { builder: builder(), router, traffic, graceful, told: Told::default() };
     let mut stop = std::pin::pin!(stop);
     loop {
         tokio::select! {
@@ -146,10 +177,7 @@ pub async fn serve(listener: Listener, router: Router, stop: impl Future<Output 
         }
     }
     let Server { graceful, .. } = server;
-    if let Socket::Unix(listener, path) = socket {
-        drop(listener);
-        let _ = std::fs::remove_file(path);
-    }
+    drop(socket);
     graceful.shutdown().await;
 }
 
@@ -158,6 +186,7 @@ struct Server {
     router: Router,
     traffic: Traffic,
     graceful: GracefulShutdown,
+    told: Told,
 }
 
 impl Server {
@@ -176,11 +205,15 @@ impl Server {
 
     fn greet(&self, stream: TcpStream, peer: SocketAddr) {
         let _ = stream.set_nodelay(true);
+        let told = self.told.clone();
         self.spawn(async move {
             let mut first = [0];
             match tokio::time::timeout(FIRST_BYTE, stream.peek(&mut first)).await {
                 Ok(Ok(1)) if first[0] == TLS_HANDSHAKE => {
-                    refuse_tls(stream, peer).await;
+                    if told.is_news(peer.ip(), Instant::now()) {
+                        tell_of_tls(peer);
+                    }
+                    refuse_tls(stream).await;
                     None
                 }
                 Ok(Ok(1)) => Some(stream),
@@ -234,10 +267,33 @@ const TLS_HANDSHAKE: u8 = 0x16;
 /// A fatal alert, `protocol_version`: the client fails at once and says that TLS did not work out.
 const TLS_ALERT: [u8; 7] = [0x15, 3, 1, 0, 2, 2, 70];
 
-async fn refuse_tls(mut stream: TcpStream, peer: SocketAddr) {
+/// How long one line about a host's TLS is enough: clients try again many times.
+const TOLD_FOR: Duration = Duration::from_secs(60);
+
+/// The hosts that a line of the log was about lately.
+#[derive(Clone, Default)]
+struct Told(Arc<Mutex<HashMap<IpAddr, Instant>>>);
+
+impl Told {
+    /// Whether there was no line about this host lately; then there is one now.
+    fn is_news(&self, host: IpAddr, now: Instant) -> bool {
+        let mut told = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        told.retain(|_, at| now.duration_since(*at) < TOLD_FOR);
+        if told.contains_key(&host) {
+            return false;
+        }
+        told.insert(host, now);
+        true
+    }
+}
+
+fn tell_of_tls(peer: SocketAddr) {
     tracing::warn!(
         "{peer} speaks TLS, but this port is plaintext: use grpc:// instead of grpcs:// (or http:// instead of https://) in the client"
     );
+}
+
+async fn refuse_tls(mut stream: TcpStream) {
     let _ = stream.write_all(&TLS_ALERT).await;
     let _ = stream.shutdown().await;
     // What the client has sent is read, so that the alert is not lost to a reset.
@@ -249,6 +305,40 @@ async fn refuse_tls(mut stream: TcpStream, peer: SocketAddr) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_host_is_news_once_a_minute() {
+        let (told, now) = (Told::default(), Instant::now());
+        let [one, other] = ["10.0.0.1", "::1"].map(|host| host.parse::<IpAddr>().unwrap());
+        for (host, later, news) in [
+            (one, 0, true),
+            (one, 1, false),
+            (other, 1, true),
+            (one, 59, false),
+            (one, 60, true),
+            (other, 60, false),
+        ] {
+            assert_eq!(told.is_news(host, now + Duration::from_secs(later)), news, "{host} after {later} s");
+        }
+    }
+
+    #[tokio::test]
+    async fn only_dead_sockets_are_replaced() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("socket");
+        let address = Address::Unix(path.clone());
+        let living = Listener::bind(&address).await.unwrap();
+        let error = Listener::bind(&address).await.err().unwrap().to_string();
+        assert!(error.contains("in use") && error.contains("Hint: something else listens there"), "{error}");
+        drop(living);
+        assert!(!path.exists());
+        drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
+        drop(Listener::bind(&address).await.unwrap());
+        std::fs::write(&path, "kept").unwrap();
+        let error = Listener::bind(&address).await.err().unwrap().to_string();
+        assert!(error.ends_with("the path exists and is no socket"), "{error}");
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), "kept");
+    }
 
     #[test]
     fn addresses() {
