@@ -77,8 +77,24 @@ impl Mortar {
 
     /// Ctrl-C, and waits for the end.
     pub fn interrupt(&mut self, limit: Duration) -> Result<ExitStatus> {
-        self.running.signal(Signal::INT)?;
-        wait_until("mortar's end after SIGINT", limit, || self.running.ended())
+        self.ctrl_c()?;
+        self.end(limit)
+    }
+
+    /// Ctrl-C alone.
+    pub fn ctrl_c(&self) -> Result<()> {
+        self.running.signal(Signal::INT)
+    }
+
+    /// Waits for the end.
+    pub fn end(&mut self, limit: Duration) -> Result<ExitStatus> {
+        wait_until("mortar's end", limit, || self.running.ended())
+            .with_context(|| self.running.stderr().unwrap_or_default())
+    }
+
+    /// Waits until it has said `needle`.
+    pub fn wait_for_log(&mut self, needle: &str, limit: Duration) -> Result<()> {
+        self.running.wait_for_output(needle, limit)
     }
 
     /// What it has said on stderr since its last start.
@@ -101,6 +117,14 @@ impl Mortar {
         let statm = std::fs::read_to_string(format!("/proc/{}/statm", self.running.id()))?;
         let pages = statm.split(' ').nth(1).context("statm has a second field")?;
         Ok(pages.parse::<u64>()? * rustix::param::page_size() as u64)
+    }
+
+    /// The most resident memory that it ever had, in bytes.
+    pub fn peak_resident(&self) -> Result<u64> {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.running.id()))?;
+        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+        let kilobytes = line.and_then(|line| line.trim().strip_suffix(" kB")).context("no VmHWM in kB")?;
+        Ok(kilobytes.trim().parse::<u64>()? << 10)
     }
 }
 
@@ -156,12 +180,19 @@ fn add_descendants(pid: u32, found: &mut Vec<u32>) {
     }
 }
 
+/// Whether a process of that name runs anywhere on this machine, however far from its parents.
+pub fn runs_anywhere(program: &str) -> Result<bool> {
+    let processes = std::fs::read_dir("/proc")?.flatten();
+    let mut ids = processes.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    Ok(ids.any(|pid| has_name(pid, program)))
+}
+
 fn has_name(pid: u32, name: &str) -> bool {
     std::fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|comm| comm.trim_end() == name)
 }
 
 /// `mortar` with an environment in which no setting can hide.
-fn command(program: &Path, verb: &str) -> Command {
+pub fn command(program: &Path, verb: &str) -> Command {
     let mut command = Command::new(program);
     command.arg(verb).env_clear();
     for kept in ["PATH", "MORTAR_LOG", "RUST_BACKTRACE", "TMPDIR"] {
