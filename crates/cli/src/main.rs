@@ -17,6 +17,12 @@ use std::process::ExitCode;
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
+/// Freed memory goes back to the system soon: after a burst of streams, resident memory is what is in use.
+// SAFETY: the allocator reads this symbol, a pointer to a string that ends with a NUL byte, once at its start.
+#[allow(unsafe_code)]
+#[unsafe(export_name = "_rjem_malloc_conf")]
+static ALLOCATOR_OPTIONS: &[u8; 38] = b"dirty_decay_ms:200,muzzy_decay_ms:200\0";
+
 /// Remote caching and execution for Bazel and every other client of the Remote Execution API.
 #[derive(Parser)]
 #[command(name = "mortar", version, propagate_version = true, max_term_width = 100)]

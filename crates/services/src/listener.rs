@@ -24,10 +24,10 @@ use tokio::{
 };
 
 /// Windows and frames: large enough that one stream fills a fast link.
-const STREAM_WINDOW: u32 = 8 << 20;
-const CONNECTION_WINDOW: u32 = 32 << 20;
+const STREAM_WINDOW: u32 = 2 << 20;
+const CONNECTION_WINDOW: u32 = 8 << 20;
 const FRAME: u32 = 1 << 20;
-const SEND_BUFFER: usize = 2 << 20;
+const SEND_BUFFER: usize = 256 << 10;
 /// Streams that one connection may have open; each client connection of Bazel uses up to 100.
 const STREAMS: u32 = 4_096;
 /// How often a silent connection is asked whether it still lives, and how long it may take to say so.
