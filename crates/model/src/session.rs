@@ -46,7 +46,7 @@ pub enum ToWorker {
         heartbeat_interval: Duration,
     },
     /// Run this.
-    Run(Run),
+    Run(Box<Run>),
     /// Stop that, if it still runs. It is answered by `Finished` all the same.
     Cancel(ExecutionId),
     /// Still here.
@@ -85,7 +85,7 @@ pub enum FromWorker {
         /// Which attempt.
         execution: ExecutionId,
         /// How.
-        outcome: Result<Outcome, Error>,
+        outcome: Box<Result<Outcome, Error>>,
     },
     /// Still here.
     Heartbeat,

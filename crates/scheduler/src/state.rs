@@ -249,7 +249,7 @@ impl State {
         if let Some(started) = self.workers.start(worker, execution, attempt) {
             job.metadata.worker.clone_from(&started.name);
         }
-        send(worker, ToWorker::Run(run), effects);
+        send(worker, ToWorker::Run(Box::new(run)), effects);
         tell_progress(job, effects);
     }
 }

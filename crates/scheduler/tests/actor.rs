@@ -85,7 +85,7 @@ async fn command(link: &mut WorkerLink) -> Option<ToWorker> {
 
 async fn run(link: &mut WorkerLink) -> Run {
     match command(link).await {
-        Some(ToWorker::Run(run)) => run,
+        Some(ToWorker::Run(run)) => *run,
         other => panic!("expected a run, got {other:?}"),
     }
 }
@@ -98,7 +98,7 @@ async fn cancelled(link: &mut WorkerLink) -> ExecutionId {
 }
 
 async fn finish(link: &WorkerLink, execution: ExecutionId) {
-    link.reports.send(FromWorker::Finished { execution, outcome: Ok(outcome()) }).await.unwrap();
+    link.reports.send(FromWorker::Finished { execution, outcome: Box::new(Ok(outcome())) }).await.unwrap();
 }
 
 async fn until(scheduler: &Scheduler, condition: impl Fn(&Status) -> bool) -> Status {

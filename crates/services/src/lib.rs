@@ -79,7 +79,10 @@ pub fn router(ports: &Ports, operations: Option<Operations>, more: Router) -> Ro
         routes.add_service(ExecutionServer::new(execution::Service::new(operations, ports.blobs.clone())));
     }
     let http = Arc::new(http_cache::HttpCache::new(ports));
-    Router::from(routes.routes().into_axum_router().reset_fallback())
+    routes
+        .routes()
+        .into_axum_router()
+        .reset_fallback()
         .merge(more)
         .fallback(move |request: axum::extract::Request| http_cache::handle(http.clone(), request))
 }

@@ -27,7 +27,7 @@ pub fn from_worker_to_wire(message: &FromWorker) -> wire::FromWorker {
             metadata: Some(metadata_to_wire(metadata)),
         }),
         FromWorker::Finished { execution, outcome } => {
-            let limit = match outcome {
+            let limit = match outcome.as_ref() {
                 Ok(mortar_model::Outcome {
                     termination: mortar_model::Termination::TimedOut { limit },
                     ..
@@ -70,7 +70,7 @@ pub fn from_worker_from_wire(
                 .map(|limit| duration_from_wire("timed_out_after", limit))
                 .transpose()?;
             let response = required("response", finished.response)?;
-            let outcome = outcome_of(function(&execution), response, limit);
+            let outcome = Box::new(outcome_of(function(&execution), response, limit));
             FromWorker::Finished { execution, outcome }
         }
         Message::Heartbeat(_) => FromWorker::Heartbeat,
@@ -110,7 +110,7 @@ pub fn to_worker_from_wire(message: wire::ToWorker) -> Result<ToWorker> {
             let heartbeat_interval = duration_from_wire("heartbeat_interval", interval)?;
             ToWorker::Welcome { version: welcome.version, heartbeat_interval }
         }
-        Message::Run(run) => ToWorker::Run(run_from_wire(run)?),
+        Message::Run(run) => ToWorker::Run(Box::new(run_from_wire(run)?)),
         Message::Cancel(cancel) => ToWorker::Cancel(ExecutionId(cancel.execution_id.into())),
         Message::Heartbeat(_) => ToWorker::Heartbeat,
     })

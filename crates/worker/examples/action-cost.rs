@@ -1,4 +1,5 @@
 //! What an action costs a worker over a store on disk: a no-op, one with many linked inputs, one with many outputs.
+#![allow(clippy::unwrap_used)]
 
 use mortar_model::{
     Action, BlobStoreExt, Command, Context, Digest, DigestFunction, Directory, ExecutionMetadata, FileNode,

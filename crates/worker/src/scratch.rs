@@ -154,7 +154,7 @@ mod tests {
         let living = Scratch::open(parent.path()).unwrap();
         fs::create_dir_all(parent.path().join("1234-0/3/exec/closed/deep")).unwrap();
         fs::write(parent.path().join("1234-0/lock"), "").unwrap();
-        fs::set_permissions(parent.path().join("1234-0/3/exec/closed"), Permissions::from_mode(0)).unwrap();
+        fs::set_permissions(parent.path().join("1234-0/3/exec/closed"), Permissions::from_mode(0o0)).unwrap();
         let second = Scratch::open(parent.path()).unwrap();
         assert!(!parent.path().join("1234-0").exists());
         assert!(living.path.exists() && second.path.exists() && living.path != second.path);
@@ -182,7 +182,7 @@ mod tests {
         let scratch = Scratch::open(parent.path()).unwrap();
         let path = scratch.directory().await.unwrap();
         fs::create_dir_all(path.join("a/b")).unwrap();
-        fs::set_permissions(path.join("a"), Permissions::from_mode(0)).unwrap();
+        fs::set_permissions(path.join("a"), Permissions::from_mode(0o0)).unwrap();
         scratch.remove(path.clone()).await;
         assert!(!path.exists());
     }

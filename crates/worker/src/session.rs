@@ -102,7 +102,7 @@ impl Session {
                         return SessionEnd::Incompatible;
                     }
                     Some(ToWorker::Welcome { heartbeat_interval, .. }) => heartbeat = ticks(heartbeat_interval / 2),
-                    Some(ToWorker::Run(run)) => self.start(run),
+                    Some(ToWorker::Run(run)) => self.start(*run),
                     Some(ToWorker::Cancel(execution)) => self.cancel(&execution),
                     Some(ToWorker::Heartbeat) => {}
                 },
@@ -133,7 +133,7 @@ impl Session {
         if let Some(why) = refusal {
             let message = format!("worker `{}` {why}", self.worker.config().name);
             let retry_after = Some(Duration::from_millis(100));
-            let outcome = Err(Error::new(Kind::Unavailable { message, retry_after }));
+            let outcome = Box::new(Err(Error::new(Kind::Unavailable { message, retry_after })));
             return self.unsaid.push_back(FromWorker::Finished { execution, outcome });
         }
         let cancelled = CancellationToken::new();
@@ -166,7 +166,7 @@ impl Session {
         match ended {
             Ok((execution, outcome)) => {
                 self.running.remove(&execution);
-                self.unsaid.push_back(FromWorker::Finished { execution, outcome });
+                self.unsaid.push_back(FromWorker::Finished { execution, outcome: Box::new(outcome) });
             }
             Err(error) => tracing::error!(%error, "a task of the session failed"),
         }

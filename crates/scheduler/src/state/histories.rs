@@ -143,7 +143,7 @@ impl World {
                 }
             }
             Effect::Send { worker, message } => match *message {
-                ToWorker::Run(run) => self.believe_run(worker, run),
+                ToWorker::Run(run) => self.believe_run(worker, &run),
                 ToWorker::Cancel(execution) => {
                     let seen = self.running.get_mut(&execution).expect("only what runs is cancelled");
                     assert!(seen.worker == worker && !seen.cancelled);
@@ -158,7 +158,7 @@ impl World {
         }
     }
 
-    fn believe_run(&mut self, worker: WorkerId, run: Run) {
+    fn believe_run(&mut self, worker: WorkerId, run: &Run) {
         let believed = self.workers.get(&worker).expect("work goes to who is connected");
         let taken = self.running.values().filter(|seen| seen.worker == worker).count();
         assert!(taken < believed.slots as usize, "a slot is taken twice");
@@ -179,7 +179,7 @@ impl World {
             .any(|(wait, action, _)| *wait == Wait::Open && *action == run.action_digest);
         assert!(wanted, "nobody waits for what is started");
         let seen = Seen { worker, action: run.action_digest, cancelled: false };
-        self.running.insert(run.execution, seen);
+        self.running.insert(run.execution.clone(), seen);
     }
 
     /// What holds between any two events.
@@ -297,7 +297,7 @@ impl World {
             Defect => Err(Error::internal("the worker stumbled")),
             Missing => Err(Error::new(Kind::MissingBlobs { missing: vec![digest(0, true)] })),
         };
-        self.heard(worker, FromWorker::Finished { execution, outcome });
+        self.heard(worker, FromWorker::Finished { execution, outcome: Box::new(outcome) });
     }
 
     /// Sees to it that everything can end, and that it does.

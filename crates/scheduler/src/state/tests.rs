@@ -105,7 +105,10 @@ impl Play {
     }
 
     fn finish(&mut self, worker: u64, execution: &str, outcome: Result<Outcome, Error>) -> Vec<String> {
-        self.heard(worker, FromWorker::Finished { execution: ExecutionId(execution.into()), outcome })
+        self.heard(
+            worker,
+            FromWorker::Finished { execution: ExecutionId(execution.into()), outcome: Box::new(outcome) },
+        )
     }
 
     fn lose(&mut self, worker: u64) -> Vec<String> {

@@ -1,4 +1,5 @@
 //! The services over memory stores and a fake executor, spoken to by plain clients on loopback.
+#![allow(clippy::unwrap_used)]
 
 mod bad_input;
 mod executions;

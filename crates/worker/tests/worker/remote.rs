@@ -61,7 +61,7 @@ impl Scripted {
                     assert_eq!(hello.name, "tester");
                     let heartbeat_interval = Duration::from_secs(5);
                     say(ToWorker::Welcome { version: VERSION, heartbeat_interval }).await;
-                    say(ToWorker::Run(self.run.clone())).await;
+                    say(ToWorker::Run(Box::new(self.run.clone()))).await;
                 }
                 FromWorker::Finished { outcome, .. } => self.finished.send(outcome.unwrap()).await.unwrap(),
                 _ => {}

@@ -40,14 +40,15 @@ impl Server {
     }
 
     async fn run(&self, name: &str, action: Digest) {
-        self.say(ToWorker::Run(Run { execution: ExecutionId(name.into()), ..run(action) })).await;
+        let run = Run { execution: ExecutionId(name.into()), ..run(action) };
+        self.say(ToWorker::Run(Box::new(run))).await;
     }
 
     /// The next end of an execution.
     async fn finished(&mut self) -> (String, Result<Outcome>) {
         loop {
             match self.from_worker.recv().await.unwrap() {
-                FromWorker::Finished { execution, outcome } => return (execution.to_string(), outcome),
+                FromWorker::Finished { execution, outcome } => return (execution.to_string(), *outcome),
                 FromWorker::Progress { .. } | FromWorker::Heartbeat | FromWorker::Draining => {}
                 FromWorker::Hello(_) => panic!("a second hello"),
             }
