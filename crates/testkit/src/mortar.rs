@@ -6,7 +6,7 @@ use std::process::{Command, ExitStatus};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use rustix::process::Signal;
+use rustix::process::{Pid, Signal};
 
 use crate::process::{Running, wait_until};
 
@@ -81,8 +81,17 @@ impl Mortar {
         self.end(limit)
     }
 
-    /// Ctrl-C alone.
+    /// Ctrl-C alone, as a terminal does it: every process of its group hears of it, actions too if they are in there.
     pub fn ctrl_c(&self) -> Result<()> {
+        let group = group_of(self.running.id());
+        let mut below = Vec::new();
+        add_descendants(self.running.id(), &mut below);
+        for pid in below.into_iter().filter(|pid| group.is_some() && group_of(*pid) == group) {
+            if let Some(pid) = i32::try_from(pid).ok().and_then(Pid::from_raw) {
+                // It may have ended meanwhile.
+                let _ = rustix::process::kill_process(pid, Signal::INT);
+            }
+        }
         self.running.signal(Signal::INT)
     }
 
@@ -178,6 +187,10 @@ fn add_descendants(pid: u32, found: &mut Vec<u32>) {
             add_descendants(child, found);
         }
     }
+}
+
+fn group_of(pid: u32) -> Option<Pid> {
+    rustix::process::getpgid(Pid::from_raw(i32::try_from(pid).ok()?)).ok()
 }
 
 /// Whether a process of that name runs anywhere on this machine, however far from its parents.

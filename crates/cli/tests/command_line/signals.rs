@@ -4,7 +4,7 @@ use crate::{
     LIMIT, MORTAR,
     action::{client, execute, marker, upload_nap},
 };
-use mortar_model::Kind;
+use mortar_model::{Digest, DigestFunction, Kind};
 use mortar_testkit::{
     mortar::{Mortar, Worker, runs_anywhere},
     process::wait_until,
@@ -12,8 +12,15 @@ use mortar_testkit::{
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_runs_is_finished_and_nothing_is_begun() {
+    for isolation in ["namespaces", "none"] {
+        finishes(isolation).await;
+    }
+}
+
+async fn finishes(isolation: &str) {
     let directory = tempfile::tempdir().unwrap();
-    let mut mortar = Mortar::up(MORTAR, &directory.path().join("data")).unwrap();
+    let data = directory.path().join("data");
+    let mut mortar = Mortar::start(MORTAR, "up", &data, &["--isolation", isolation]).unwrap();
     let remote = client(&mortar.grpc());
     let marker = marker();
     let nap = upload_nap(&remote, &marker, 4).await;
@@ -29,8 +36,8 @@ async fn what_runs_is_finished_and_nothing_is_begun() {
     let refused = execute(&remote, other).await.unwrap_err();
     assert!(matches!(refused.kind(), Kind::Unavailable { .. }), "{refused:?}");
 
-    let outcome = running.await.unwrap().unwrap();
-    assert_eq!((outcome.result.exit_code, &outcome.result.stdout_raw[..]), (0, &b"rested\n"[..]));
+    let result = running.await.unwrap().unwrap().result;
+    assert_eq!((result.exit_code, result.stdout_digest), (0, Some(rested())));
     assert_eq!(mortar.end(LIMIT).unwrap().code(), Some(0), "{}", mortar.log().unwrap());
     assert!(!mortar.log().unwrap().contains("left behind"), "{}", mortar.log().unwrap());
 }
@@ -80,6 +87,11 @@ async fn kill_leaves_no_action_behind() {
         worker.kill().unwrap();
         assert_gone(&marker);
     }
+}
+
+/// What the action says at its end.
+fn rested() -> Digest {
+    Digest::of(DigestFunction::Sha256, b"rested\n")
 }
 
 /// Begins an action that would outlive any test, and its marker.
