@@ -43,7 +43,7 @@ pub struct DirectoryNode {
 pub struct SymlinkNode {
     /// One path segment.
     pub name: String,
-    /// Where it points, relative to its own directory.
+    /// Where it points: relative to its own directory or, in outputs of others, absolute.
     pub target: String,
     /// Further attributes.
     pub properties: Option<NodeProperties>,
@@ -70,7 +70,7 @@ pub struct Tree {
 }
 
 impl Directory {
-    /// Checks names, their order, and that none occurs twice.
+    /// Checks names, their order, that none occurs twice, and that links have targets.
     pub fn check(&self) -> Result<()> {
         check_sorted("files", self.files.iter().map(|node| node.name.as_str()))?;
         check_sorted("directories", self.directories.iter().map(|node| node.name.as_str()))?;
@@ -86,6 +86,22 @@ impl Directory {
         self.symlinks.iter().try_for_each(check_target)
     }
 
+    /// Checks a directory of an input root, in which links must not be absolute besides: we say in our capabilities that
+    /// such ones are not allowed. What clients themselves say of their outputs is not held to that, since nothing here
+    /// follows their links.
+    pub fn check_input(&self) -> Result<()> {
+        self.check()?;
+        match self.symlinks.iter().find(|link| link.is_absolute()) {
+            Some(SymlinkNode { name, target, .. }) => Err(Error::invalid(
+                "symlinks",
+                format!(
+                    "the symlink `{name}` points to the absolute path `{target}`; only relative targets are allowed"
+                ),
+            )),
+            None => Ok(()),
+        }
+    }
+
     /// The names of all nodes, list by list.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         let files = self.files.iter().map(|node| node.name.as_str());
@@ -94,21 +110,20 @@ impl Directory {
     }
 }
 
+impl SymlinkNode {
+    /// Whether its meaning depends on the machine that it is on.
+    pub fn is_absolute(&self) -> bool {
+        self.target.starts_with('/')
+    }
+}
+
 fn check_target(link: &SymlinkNode) -> Result<()> {
     let refuse = |why| Err(Error::invalid("symlinks", format!("the symlink `{}` {why}", link.name)));
-    if link.target.is_empty() {
-        return refuse("has no target".into());
+    match link.target.as_str() {
+        "" => refuse("has no target"),
+        target if target.contains('\0') => refuse("has a NUL byte in its target"),
+        _ => Ok(()),
     }
-    if link.target.starts_with('/') {
-        return refuse(format!(
-            "points to the absolute path `{}`; only relative targets are allowed",
-            link.target
-        ));
-    }
-    if link.target.contains('\0') {
-        return refuse("has a NUL byte in its target".into());
-    }
-    Ok(())
 }
 
 fn check_sorted<'a>(list: &'static str, names: impl Iterator<Item = &'a str>) -> Result<()> {
@@ -214,12 +229,25 @@ mod tests {
             (with(&["a/b"], &[]), "slash"),
             (with(&["/etc"], &[]), "slash"),
             (with(&["a\0"], &[]), "NUL"),
-            (with(&[], &[("l", "/etc/passwd")]), "absolute"),
             (with(&[], &[("l", "")]), "no target"),
         ] {
             let error = directory.check().unwrap_err().to_string();
             assert!(error.contains(needle), "{error}");
         }
+    }
+
+    #[test]
+    fn absolute_links_are_refused_in_inputs_alone() {
+        for (target, allowed) in [("../a", true), ("a/../../b", true), ("/", false), ("/etc/passwd", false)] {
+            let directory = Directory { symlinks: vec![link("l", target)], ..Default::default() };
+            directory.check().unwrap();
+            match directory.check_input() {
+                Ok(()) => assert!(allowed, "{target}"),
+                Err(error) => assert!(!allowed && error.to_string().contains("absolute"), "{error}"),
+            }
+        }
+        let malformed = Directory { files: vec![file("b"), file("a")], ..Default::default() };
+        malformed.check_input().unwrap_err();
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! What the three ports cannot say: small traits, implemented only where the power is real, passed explicitly.
 
-use crate::{ActionResult, Context, Digest, DigestFunction, Result, Tree};
+use crate::{ActionResult, Context, Digest, DigestFunction, Directory, Result, Tree};
 use async_trait::async_trait;
 use bytes::Bytes;
 use std::{
@@ -103,4 +103,7 @@ pub trait Codec: Send + Sync {
 
     /// The tree in these bytes; digests in it are of `function`.
     fn decode_tree(&self, function: DigestFunction, bytes: Bytes) -> Result<Tree>;
+
+    /// The directory in these bytes; digests in it are of `function`.
+    fn decode_directory(&self, function: DigestFunction, bytes: Bytes) -> Result<Directory>;
 }

@@ -1,7 +1,7 @@
 //! A codec without a format, for tests of stores that may not know protobuf.
 
 use bytes::Bytes;
-use mortar_model::{ActionResult, Codec, DigestFunction, Error, Result, Tree};
+use mortar_model::{ActionResult, Codec, DigestFunction, Directory, Error, Result, Tree};
 use std::sync::Mutex;
 
 /// Keeps messages in tables; their bytes say where. Valid for as long as the value lives.
@@ -9,12 +9,18 @@ use std::sync::Mutex;
 pub struct TableCodec {
     results: Mutex<Vec<ActionResult>>,
     trees: Mutex<Vec<Tree>>,
+    directories: Mutex<Vec<Directory>>,
 }
 
 impl TableCodec {
     /// Bytes that stand for a tree.
     pub fn encode_tree(&self, tree: &Tree) -> Bytes {
         encode("tree", &self.trees, tree)
+    }
+
+    /// Bytes that stand for a directory.
+    pub fn encode_directory(&self, directory: &Directory) -> Bytes {
+        encode("directory", &self.directories, directory)
     }
 }
 
@@ -29,6 +35,15 @@ impl Codec for TableCodec {
 
     fn decode_tree(&self, _: DigestFunction, bytes: Bytes) -> Result<Tree> {
         decode("tree", &self.trees, &bytes)
+    }
+
+    fn decode_directory(&self, _: DigestFunction, bytes: Bytes) -> Result<Directory> {
+        // As in protobuf, nothing is the encoding of nothing.
+        if bytes.is_empty() {
+            Ok(Directory::default())
+        } else {
+            decode("directory", &self.directories, &bytes)
+        }
     }
 }
 

@@ -1,8 +1,8 @@
 //! Protobuf as the stores' codec.
 
-use crate::{decode, decode_tree, result_from_wire, result_to_wire};
+use crate::{decode, decode_directory, decode_tree, result_from_wire, result_to_wire};
 use bytes::Bytes;
-use mortar_model::{ActionResult, Codec, DigestFunction, Result, Tree};
+use mortar_model::{ActionResult, Codec, DigestFunction, Directory, Result, Tree};
 use prost::Message;
 
 /// Keeps messages as the protocol encodes them.
@@ -20,5 +20,9 @@ impl Codec for Protobuf {
 
     fn decode_tree(&self, function: DigestFunction, bytes: Bytes) -> Result<Tree> {
         decode_tree(function, bytes)
+    }
+
+    fn decode_directory(&self, function: DigestFunction, bytes: Bytes) -> Result<Directory> {
+        decode_directory(function, bytes)
     }
 }

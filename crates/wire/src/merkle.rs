@@ -7,7 +7,8 @@ use mortar_model::{
 };
 use prost::Message;
 
-/// The Directory in these bytes, checked to be well-formed.
+/// The Directory in these bytes, checked to be well-formed. That it can be an input is [`Directory::check_input`]'s
+/// business.
 pub fn decode_directory(function: DigestFunction, bytes: Bytes) -> Result<Directory> {
     let directory = directory_from_wire(function, decode("Directory", bytes)?)?;
     directory.check()?;
@@ -102,5 +103,33 @@ pub(crate) fn properties_to_wire(properties: &NodeProperties) -> reapi::NodeProp
         properties: other.collect(),
         mtime: properties.mtime.map(timestamp_to_wire),
         unix_mode: properties.unix_mode,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use mortar_model::DigestFunction::Sha256;
+
+    #[test]
+    fn outputs_may_hold_absolute_links() {
+        let link = SymlinkNode { name: "link".into(), target: "/usr/lib".into(), properties: None };
+        let directory = Directory { symlinks: vec![link], ..Directory::default() };
+        let tree = Tree { root: directory.clone(), children: vec![directory.clone()] };
+        assert_eq!(decode_tree(Sha256, encode_tree(&tree)).unwrap(), tree);
+        assert_eq!(decode_directory(Sha256, encode_directory(&directory)).unwrap(), directory);
+        directory.check_input().unwrap_err();
+    }
+
+    #[test]
+    fn malformed_directories_are_refused_wherever_they_are() {
+        let link = |name: &str| SymlinkNode { name: name.into(), target: "x".into(), properties: None };
+        let bad = Directory { symlinks: vec![link("b"), link("a")], ..Directory::default() };
+        let good = Directory::default();
+        decode_directory(Sha256, encode_directory(&bad)).unwrap_err();
+        for (root, child) in [(&bad, &good), (&good, &bad)] {
+            let tree = Tree { root: root.clone(), children: vec![child.clone()] };
+            decode_tree(Sha256, encode_tree(&tree)).unwrap_err();
+        }
     }
 }

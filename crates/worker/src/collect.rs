@@ -1,7 +1,7 @@
 //! Looks at what a command left: which of the declared outputs are there, and what they are. Nothing is stored yet.
 //!
-//! What is absent is simply not reported; the client knows what it needs. Symbolic links are reported as they are,
-//! wherever they point. Directories are described in one order whatever the file system's, so that equal content has
+//! What is absent is simply not reported; the client knows what it needs. Symbolic links are reported as they are, unless
+//! they are absolute: the protocol has us refuse those, since we do not announce that we allow them. Directories are described in one order whatever the file system's, so that equal content has
 //! equal digests.
 
 use crate::{
@@ -124,8 +124,9 @@ impl Collector<'_> {
                 self.output_directory(name, &path, &stat)?;
             }
             (Found::Link(target, stat), _) => {
-                let (target, properties) = (text(&path, &target)?, self.properties(&stat));
-                let link = OutputSymlink { path: name.to_owned(), target, properties };
+                let Some(target) = self.target(&path, &target)? else { return Ok(()) };
+                let link =
+                    OutputSymlink { path: name.to_owned(), target, properties: self.properties(&stat) };
                 // Clients before 2.1 read only the lists of their own kind, later ones only the common one.
                 match expected {
                     Expected::Anything => {}
@@ -147,6 +148,16 @@ impl Collector<'_> {
         }
         let message = format!("the output `{}` is {what}", path.display());
         Err(Error::new(Kind::FailedPrecondition { message }))
+    }
+
+    /// Where a link points; none where that may not be told, and the command failed anyhow.
+    fn target(&self, path: &Path, target: &OsStr) -> Result<Option<String>> {
+        let target = text(path, target)?;
+        if target.starts_with('/') {
+            let what = format!("a symbolic link to the absolute path `{target}`; expected a relative target");
+            return self.wrong(path, &what).map(|()| None);
+        }
+        Ok(Some(target))
     }
 
     fn output_directory(&mut self, name: &str, path: &Path, stat: &Stat) -> Result<()> {
@@ -209,7 +220,8 @@ impl Collector<'_> {
                     directory.directories.push(DirectoryNode { name, digest });
                 }
                 Some(Found::Link(target, stat)) => {
-                    let (target, properties) = (text(&path, &target)?, self.properties(&stat));
+                    let Some(target) = self.target(&path, &target)? else { continue };
+                    let properties = self.properties(&stat);
                     directory.symlinks.push(SymlinkNode { name, target, properties });
                 }
                 Some(Found::Other) => self.wrong(&path, NOT_KEPT)?,

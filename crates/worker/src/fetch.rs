@@ -95,6 +95,7 @@ impl Fetch<'_> {
                     continue;
                 };
                 let directory = decode_directory(digest.function(), bytes)
+                    .and_then(|directory| directory.check_input().map(|()| directory))
                     .map_err(|error| in_directory(digest, error))?;
                 known.insert(digest, directory);
                 next.extend(known[&digest].directories.iter().map(|child| child.digest));

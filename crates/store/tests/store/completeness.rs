@@ -1,6 +1,7 @@
 //! Which results `Completeness` serves.
 
 use crate::fixture::{context, fresh, put};
+use bytes::Bytes;
 use mortar_model::{
     ActionCache, ActionKey, ActionResult, BlobStoreExt, Digest, DigestFunction, Directory, DirectoryNode,
     FileNode, OutputDirectory, OutputFile, Tree,
@@ -43,6 +44,28 @@ impl House {
         let node = DirectoryNode { name: "d".into(), digest: below };
         let root = Directory { directories: vec![node], ..Default::default() };
         let bytes = self.codec.encode_tree(&Tree { root, children: vec![child] });
+        self.keep(bytes).await
+    }
+
+    /// Stores a directory of these files and directories.
+    async fn directory(&self, files: &[Digest], directories: &[Digest]) -> Digest {
+        let name = |index: usize| format!("{index:03}");
+        let file = |(index, digest): (usize, &Digest)| FileNode {
+            name: format!("f{}", name(index)),
+            digest: *digest,
+            is_executable: false,
+            properties: None,
+        };
+        let node = |(index, digest): (usize, &Digest)| DirectoryNode { name: name(index), digest: *digest };
+        let directory = Directory {
+            files: files.iter().enumerate().map(file).collect(),
+            directories: directories.iter().enumerate().map(node).collect(),
+            ..Default::default()
+        };
+        self.keep(self.codec.encode_directory(&directory)).await
+    }
+
+    async fn keep(&self, bytes: Bytes) -> Digest {
         let digest = Digest::of(DigestFunction::Sha256, &bytes);
         self.blobs.write_bytes(&context(), digest, bytes).await.unwrap();
         digest
@@ -94,13 +117,52 @@ async fn a_result_is_served_if_all_that_it_names_is_there() {
         ("a missing tree", with_directory(Some(gone), None), false),
         ("a tree with a missing file", with_directory(Some(no_file), None), false),
         ("a tree whose directories are no blobs", with_directory(Some(no_directory), None), true),
-        ("a tree and its root", with_directory(Some(whole), Some(here)), true),
         ("a tree and a missing root", with_directory(Some(whole), Some(gone)), false),
-        ("a root without its directories", with_directory(Some(no_directory), Some(here)), false),
         ("something that is no tree", with_directory(Some(here), None), false),
     ] {
         assert_eq!(house.serves(&result).await, served, "{what}");
     }
+}
+
+#[tokio::test]
+async fn a_result_that_names_a_root_is_served_if_all_below_it_is_there() {
+    let house = &House::new();
+    let (here, gone) = (house.blob().await, fresh(100).0);
+    let empty = Digest::empty(DigestFunction::Sha256);
+    let tree = house.tree(here, here).await;
+    let leaf = house.directory(&[here, here], &[]).await;
+    let whole = house.directory(&[here], &[leaf, empty, leaf]).await;
+    let lacks_file = house.directory(&[here, gone], &[leaf]).await;
+    let lacks_directory = house.directory(&[here], &[leaf, gone]).await;
+    let above = |root| async move { house.directory(&[], &[leaf, root]).await };
+    for (what, root, served) in [
+        ("a whole one", whole, true),
+        ("an empty one", empty, true),
+        ("a missing one", gone, false),
+        ("no directory", here, false),
+        ("a file is missing", lacks_file, false),
+        ("a directory is missing", lacks_directory, false),
+        ("a whole one below", above(whole).await, true),
+        ("a file is missing below", above(lacks_file).await, false),
+        ("a directory is missing below", above(lacks_directory).await, false),
+        ("no directory below", above(here).await, false),
+        ("a file of the same content as a directory", house.directory(&[leaf], &[leaf]).await, true),
+        ("a file that is a directory which lacks one", house.directory(&[lacks_file], &[]).await, true),
+    ] {
+        assert_eq!(house.serves(&with_directory(None, Some(root))).await, served, "{what}");
+        assert_eq!(house.serves(&with_directory(Some(tree), Some(root))).await, served, "a tree, {what}");
+    }
+}
+
+#[tokio::test]
+async fn directories_that_occur_often_are_read_once() {
+    let house = House::new();
+    // Written out, these are 2^40 directories.
+    let mut root = house.directory(&[house.blob().await], &[]).await;
+    for _ in 0..40 {
+        root = house.directory(&[], &[root, root]).await;
+    }
+    assert!(house.serves(&with_directory(None, Some(root))).await);
 }
 
 #[tokio::test]

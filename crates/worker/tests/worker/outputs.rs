@@ -2,14 +2,14 @@
 
 use crate::{FUNCTION, Job, Lab};
 use mortar_model::{
-    ActionResult, Context, Digest, DigestSet, Directory, Outcome, action::OutputDirectoryFormat,
+    ActionResult, Context, Digest, DigestSet, Directory, Kind, Outcome, action::OutputDirectoryFormat,
 };
 use mortar_wire::{decode_directory, decode_tree, encode_directory};
 use std::collections::HashSet;
 
 const MAKE: &str = "mkdir -p out/dir/sub out/dir/same1 out/dir/same2; echo f > out/file; echo x > out/exec; chmod +x out/exec; \
     echo a > out/dir/a; echo b > out/dir/sub/b; echo s > out/dir/same1/s; echo s > out/dir/same2/s; \
-    ln -s ../file out/dir/link; ln -s file out/link; ln -s dir out/dirlink; ln -s /usr/lib out/away; ln -s gone out/dangling";
+    ln -s ../file out/dir/link; ln -s file out/link; ln -s dir out/dirlink; ln -s ../../usr/lib out/away; ln -s gone out/dangling";
 
 fn files(result: &ActionResult) -> Vec<(&str, bool)> {
     result.files.iter().map(|file| (file.path.as_str(), file.is_executable)).collect()
@@ -39,7 +39,7 @@ async fn output_paths_are_what_they_turn_out_to_be() {
             [
                 ("out/link", "file"),
                 ("out/dirlink", "dir"),
-                ("out/away", "/usr/lib"),
+                ("out/away", "../../usr/lib"),
                 ("out/dangling", "gone")
             ]
         );
@@ -166,9 +166,28 @@ async fn a_link_out_of_the_root_is_no_way_to_the_hosts_files() {
         lab.directory.path().display()
     );
     let up = format!("out/up{}", secret.display());
-    let result = lab.ok(&Job::new(&script).paths(&["out/d/secret", &up, "out/d"])).await;
+    let result = lab.ok(&Job::new(&script).paths(&["out/d/secret", &up, "out/up"])).await;
     assert!(result.files.is_empty(), "{:?}", result.files);
     assert_eq!(result.symlinks.len(), 1);
+}
+
+#[tokio::test]
+async fn absolute_links_are_no_outputs() {
+    let lab = Lab::memory().await;
+    for (script, place) in
+        [("ln -s /usr/lib out/x", "`out/x`"), ("mkdir -p out/x/y; ln -s /usr/lib out/x/y/z", "`out/x/y/z`")]
+    {
+        let error = lab.run(&Job::new(script).paths(&["out/x"])).await.unwrap_err();
+        assert!(matches!(error.kind(), Kind::FailedPrecondition { .. }), "{error}");
+        for needle in [place, "absolute", "`/usr/lib`"] {
+            assert!(error.to_string().contains(needle), "{error}");
+        }
+        let failed = Job::new(&format!("{script}; exit 3")).paths(&["out/x"]);
+        let result = lab.run(&failed).await.unwrap().result;
+        assert_eq!((result.exit_code, result.symlinks.len()), (3, 0), "a failure is told by its own code");
+    }
+    let typed = Job::new("ln -s /usr/lib out/x").typed(&["out/x"], &[]);
+    assert!(lab.run(&typed).await.unwrap_err().to_string().contains("absolute"));
 }
 
 #[tokio::test]

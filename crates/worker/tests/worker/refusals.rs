@@ -109,9 +109,15 @@ async fn what_cannot_be_made_is_refused() {
     let through_link =
         Job::new("true").input("link", Input::Link("../../../../etc".into())).paths(&["link/x"]);
     let through_file = Job::new("true").file("file", "").paths(&["file/x"]);
+    let absolute = Job::new("true").input("deep/link", Input::Link("/etc/passwd".into()));
     let mut too_long = Job::new("true");
     too_long.timeout = Some(Duration::from_secs(101));
-    for (job, needle) in [(through_link, "symbolic link"), (through_file, "is a file"), (too_long, "101 s")] {
+    for (job, needle) in [
+        (through_link, "symbolic link"),
+        (through_file, "is a file"),
+        (absolute, "absolute path `/etc/passwd`"),
+        (too_long, "101 s"),
+    ] {
         let action = lab.action(&job).await;
         let error = refused(&lab, action).await;
         assert!(matches!(error.kind(), Kind::InvalidArgument { .. }), "{error}");
