@@ -83,22 +83,12 @@ impl Mortar {
 
     /// Ctrl-C alone, as a terminal does it: every process of its group hears of it, actions too if they are in there.
     pub fn ctrl_c(&self) -> Result<()> {
-        let group = group_of(self.running.id());
-        let mut below = Vec::new();
-        add_descendants(self.running.id(), &mut below);
-        for pid in below.into_iter().filter(|pid| group.is_some() && group_of(*pid) == group) {
-            if let Some(pid) = i32::try_from(pid).ok().and_then(Pid::from_raw) {
-                // It may have ended meanwhile.
-                let _ = rustix::process::kill_process(pid, Signal::INT);
-            }
-        }
-        self.running.signal(Signal::INT)
+        ctrl_c(&self.running)
     }
 
     /// Waits for the end.
     pub fn end(&mut self, limit: Duration) -> Result<ExitStatus> {
-        wait_until("mortar's end", limit, || self.running.ended())
-            .with_context(|| self.running.stderr().unwrap_or_default())
+        end(&mut self.running, limit)
     }
 
     /// Waits until it has said `needle`.
@@ -156,6 +146,16 @@ impl Worker {
         self.running.kill()
     }
 
+    /// Ctrl-C, as a terminal does it.
+    pub fn ctrl_c(&self) -> Result<()> {
+        ctrl_c(&self.running)
+    }
+
+    /// Waits for the end.
+    pub fn end(&mut self, limit: Duration) -> Result<ExitStatus> {
+        end(&mut self.running, limit)
+    }
+
     /// What it has said on stderr.
     pub fn log(&self) -> Result<String> {
         self.running.stderr()
@@ -165,6 +165,24 @@ impl Worker {
     pub fn wait_until_it_runs(&self, program: &str, limit: Duration) -> Result<()> {
         wait_until_it_runs(&self.running, program, limit)
     }
+}
+
+fn ctrl_c(running: &Running) -> Result<()> {
+    let group = group_of(running.id());
+    let mut below = Vec::new();
+    add_descendants(running.id(), &mut below);
+    for pid in below.into_iter().filter(|pid| group.is_some() && group_of(*pid) == group) {
+        if let Some(pid) = i32::try_from(pid).ok().and_then(Pid::from_raw) {
+            // It may have ended meanwhile.
+            let _ = rustix::process::kill_process(pid, Signal::INT);
+        }
+    }
+    running.signal(Signal::INT)
+}
+
+fn end(running: &mut Running, limit: Duration) -> Result<ExitStatus> {
+    wait_until("mortar's end", limit, || running.ended())
+        .with_context(|| running.stderr().unwrap_or_default())
 }
 
 /// Waits until a process of that name runs somewhere below it: sandboxes have processes of their own.

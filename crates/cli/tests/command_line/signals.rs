@@ -42,6 +42,41 @@ async fn finishes(isolation: &str) {
     assert!(!mortar.log().unwrap().contains("left behind"), "{}", mortar.log().unwrap());
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_finishes_what_it_runs() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut server = Mortar::server(MORTAR, &directory.path().join("server")).unwrap();
+    let mut worker = Worker::start(MORTAR, &server.grpc(), &directory.path().join("work"), &[]).unwrap();
+    let (remote, marker) = (client(&server.grpc()), marker());
+    let nap = upload_nap(&remote, &marker, 2).await;
+    let running = tokio::spawn(async move { execute(&remote, nap).await });
+    worker.wait_until_it_runs(&marker, LIMIT).unwrap();
+    worker.ctrl_c().unwrap();
+    let result = running.await.unwrap().unwrap().result;
+    assert_eq!((result.exit_code, result.stdout_digest), (0, Some(rested())));
+    assert_eq!(worker.end(LIMIT).unwrap().code(), Some(0), "{}", worker.log().unwrap());
+    assert_eq!(server.interrupt(LIMIT).unwrap().code(), Some(0), "{}", server.log().unwrap());
+}
+
+/// A server that ends lets what its workers run be finished, and its clients hear of it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_waits_for_its_workers() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut server = Mortar::server(MORTAR, &directory.path().join("server")).unwrap();
+    let mut worker = Worker::start(MORTAR, &server.grpc(), &directory.path().join("work"), &[]).unwrap();
+    let (remote, marker) = (client(&server.grpc()), marker());
+    let nap = upload_nap(&remote, &marker, 2).await;
+    let running = tokio::spawn(async move { execute(&remote, nap).await });
+    worker.wait_until_it_runs(&marker, LIMIT).unwrap();
+    server.ctrl_c().unwrap();
+    let result = running.await.unwrap().unwrap().result;
+    assert_eq!((result.exit_code, result.stdout_digest), (0, Some(rested())));
+    assert_eq!(server.end(LIMIT).unwrap().code(), Some(0), "{}", server.log().unwrap());
+    // It goes on dialling, and ends when it is told to.
+    worker.ctrl_c().unwrap();
+    assert_eq!(worker.end(LIMIT).unwrap().code(), Some(0), "{}", worker.log().unwrap());
+}
+
 #[test]
 fn idle_it_ends_at_once_and_can_start_again() {
     let directory = tempfile::tempdir().unwrap();

@@ -5,10 +5,10 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use anyhow::{Context as _, Result};
-use mortar_model::{Context, DigestFunction, InstanceName};
+use mortar_model::{Context, DigestFunction, Kind, UploadId, UploadSessions};
 use mortar_remote::{Endpoint, Options, Remote, Retry};
 use mortar_testkit::casd::Casd;
-use mortar_testkit::conformance::{Subject, Verdict, checks};
+use mortar_testkit::conformance::{Random, Subject, Verdict, checks};
 
 /// Checks that buildbox-casd is known to fail, each with the reason.
 const EXEMPT: &[(&str, &str)] = &[(
@@ -40,15 +40,21 @@ async fn casd_conforms_but_for_what_is_known() -> Result<()> {
     Ok(())
 }
 
-/// What casd offers: uploads that resume are not among it.
+/// What casd offers.
 async fn subject(remote: &Remote) -> Result<Subject> {
     let context = Context::internal();
     let capabilities = remote.capabilities(&context).await.context("the capabilities of casd")?;
     assert!(capabilities.digest_functions.contains(&DigestFunction::Sha256), "{capabilities:?}");
     assert!(capabilities.action_cache_updates, "{capabilities:?}");
+    // It has no QueryWriteStatus, so uploads cannot be resumed.
+    let (digest, _) = Random::new().blob(DigestFunction::Sha256, 100);
+    let probe = remote.uploads().open(&context, &UploadId("probe".into()), digest).await;
+    let error = probe.err().context("casd resumes uploads now: put that to the suite as well")?;
+    assert!(matches!(error.kind(), Kind::Unimplemented { .. }), "{error:?}");
+
     let mut subject = Subject::new(Arc::new(remote.clone()));
     subject.actions = Some(Arc::new(remote.clone()));
-    subject.functions = vec![DigestFunction::Sha256];
-    subject.other_instance = None::<InstanceName>;
+    subject.functions = capabilities.digest_functions;
+    subject.other_instance = None;
     Ok(subject)
 }

@@ -10,6 +10,8 @@ mod bazel_faults;
 mod bazel_v2;
 mod casd;
 mod ccache;
+mod endpoints;
+mod foreign_server;
 mod kill_under_load;
 mod repository_rules;
 
