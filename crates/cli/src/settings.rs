@@ -1,7 +1,7 @@
 //! Where settings come from: flags > environment > file > defaults. All of them are checked before a port opens or a
 //! directory is made.
 
-use crate::units::{Size, Span};
+use crate::units::{Size, Span, count};
 use anyhow::{Context, bail};
 use mortar_services::listener::Address;
 use serde::Deserialize;
@@ -45,7 +45,7 @@ pub struct ServeFlags {
 #[derive(clap::Args, Debug, Default)]
 pub struct WorkFlags {
     /// How many actions run at the same time [default: one per core].
-    #[arg(long, env = "MORTAR_SLOTS", value_name = "NUMBER")]
+    #[arg(long, env = "MORTAR_SLOTS", value_name = "NUMBER", value_parser = count)]
     slots: Option<u32>,
 }
 

@@ -45,6 +45,11 @@ impl FromStr for Span {
     }
 }
 
+/// A number without a unit.
+pub fn count(text: &str) -> Result<u32, String> {
+    text.parse().map_err(|_| format!("`{text}` is no whole number"))
+}
+
 /// A whole number and one of the units.
 fn with_unit(text: &str, units: &[(&str, u64)]) -> Option<u64> {
     let digits = text.find(|c: char| !c.is_ascii_digit())?;

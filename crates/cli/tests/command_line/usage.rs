@@ -40,7 +40,7 @@ fn malformed_values() {
         ("--default-timeout", "<DURATION>", "30", format!("`30` {span}")),
         ("--max-timeout", "<DURATION>", "1d", format!("`1d` {span}")),
         ("--queue-timeout", "<DURATION>", "soon", format!("`soon` {span}")),
-        ("--slots", "<NUMBER>", "many", "invalid digit found in string".to_owned()),
+        ("--slots", "<NUMBER>", "many", "`many` is no whole number".to_owned()),
     ] {
         refused(&["up", flag, value], &format!("invalid value '{value}' for '{flag} {placeholder}': {why}"));
     }
