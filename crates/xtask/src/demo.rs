@@ -111,9 +111,10 @@ fn release_binary() -> Result<PathBuf> {
         .context("cargo cannot be run")?;
     ensure!(output.status.success(), "mortar does not build");
     let messages = String::from_utf8(output.stdout)?;
-    let artifacts = messages.lines().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
+    let artifacts =
+        messages.lines().rev().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
     let executable =
-        artifacts.filter_map(|artifact| artifact["executable"].as_str().map(PathBuf::from)).last();
+        artifacts.into_iter().find_map(|artifact| artifact["executable"].as_str().map(PathBuf::from));
     executable.context("cargo told of no executable")
 }
 
