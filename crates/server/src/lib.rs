@@ -4,6 +4,7 @@
 pub mod assemble;
 pub mod bazelrc;
 mod look_up;
+mod missing;
 mod requirements;
 mod status_page;
 mod worker_sessions;

@@ -7,7 +7,7 @@ use crate::{
     operations::{Operations, State, Watch},
 };
 use futures::{StreamExt, stream::BoxStream};
-use mortar_model::{BlobStore, Error, ExecuteRequest, Outcome, Stage};
+use mortar_model::{BlobStore, Error, ExecuteRequest, Kind, Outcome, Stage};
 use mortar_wire::{
     Functioned, digest_to_wire, execute_response, function_to_wire, longrunning, metadata_to_wire, reapi,
     reapi::execution_server::Execution, required_digest, stage_to_wire,
@@ -18,6 +18,9 @@ use tonic::{Request, Response, Status};
 
 /// A stream that has nothing to tell repeats itself this often, so that nothing on the way takes it for dead.
 const HEARTBEAT: Duration = Duration::from_secs(20);
+
+/// Missing blobs that the status of a call names: with base64, each takes some 170 bytes.
+const MAX_VIOLATIONS: usize = 16;
 
 /// Begins executions and lets clients watch them.
 pub(crate) struct Service {
@@ -91,12 +94,18 @@ async fn refused_at_once(watch: &mut Watch) -> Result<(), Status> {
     let settled = watch.states.wait_for(|state| queued(state) || state.done.is_some()).await;
     let state = settled.map_err(|_| call::refuse(Error::internal("the execution was lost")))?;
     match state.done.as_deref() {
-        Some(Err(error)) if !queued(&state) => {
+        Some(Err(error)) if !queued(&state) && fits_trailers(error) => {
             call::log(error);
             Err(mortar_wire::status::to_status(error))
         }
         _ => Ok(()),
     }
+}
+
+/// Whether the status of a call can tell this. It travels in HTTP trailers, of which clients take as little as 8 KiB; a
+/// response has room for everything.
+fn fits_trailers(error: &Error) -> bool {
+    !matches!(error.kind(), Kind::MissingBlobs { missing } if missing.len() > MAX_VIOLATIONS)
 }
 
 /// One stream to one client.

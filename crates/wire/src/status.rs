@@ -41,7 +41,8 @@ pub fn to_status(error: &Error) -> Status {
     details.set_error_info(reason(error.kind()), DOMAIN, std::collections::HashMap::<String, String>::new());
     match error.kind() {
         Kind::InvalidArgument { field, message } => {
-            details.set_bad_request(vec![tonic_types::FieldViolation::new(field, message)]);
+            details
+                .set_bad_request(vec![tonic_types::FieldViolation::new(field, shortened(message.clone()))]);
         }
         Kind::MissingBlobs { missing } => {
             let violation = |digest: &Digest| {
@@ -110,10 +111,23 @@ fn public_message(error: &Error) -> String {
         Kind::Io { .. } => "the server could not do this; its log tells why".to_owned(),
         kind => kind.to_string(),
     };
+    let message = shortened(message);
     match error.get_hint() {
         Some(hint) => format!("{message}\nHint: {hint}"),
         None => message,
     }
+}
+
+/// What fits into HTTP trailers, in bytes: messages repeat names that clients sent, of whatever length.
+const LONGEST_MESSAGE: usize = 1024;
+
+fn shortened(mut message: String) -> String {
+    if message.len() > LONGEST_MESSAGE {
+        let end = (0..=LONGEST_MESSAGE).rev().find(|end| message.is_char_boundary(*end));
+        message.truncate(end.unwrap_or(0));
+        message.push('…');
+    }
+    message
 }
 
 /// A stable word for programs.
@@ -201,6 +215,13 @@ mod tests {
         ] {
             assert_eq!(code(&Error::mismatch(digest, "y".into(), blame)), expected);
         }
+    }
+
+    #[test]
+    fn long_messages_fit_into_trailers() {
+        let status = to_status(&Error::invalid("f", "é".repeat(100_000)));
+        assert!(status.message().len() < 1100 && status.details().len() < 3000);
+        assert!(status.message().ends_with('…'));
     }
 
     #[test]
