@@ -53,15 +53,27 @@ impl Shared {
         let shared = self.clone();
         let opened = hop(move || {
             let Some(lease) = Lease::take(&shared, digest, keep)? else { return Ok(None) };
+            if shared.was_checked(digest) {
+                return Ok(Some((lease, None)));
+            }
             match Reader::open(shared, digest, keep) {
-                Ok(reader) => Ok(Some((lease, reader))),
+                Ok(reader) => Ok(Some((lease, Some(reader)))),
                 Err(error) if error.is_not_found() => Ok(None),
                 Err(error) => Err(error),
             }
         });
         let Some((lease, reader)) = opened.await? else { return Ok(None) };
-        reader.checked().await?;
+        if let Some(reader) = reader {
+            reader.checked().await?;
+        }
         Ok(Some(LocalFile::new(self.layout.path(Key::of(digest)), Arc::new(lease))))
+    }
+
+    /// Whether this process has checked the file, and it is as it was then; it need not be opened to know. Blocks.
+    fn was_checked(&self, digest: Digest) -> bool {
+        let metadata = fs::symlink_metadata(self.layout.path(Key::of(digest)));
+        let checked = || self.index.lock().get(Key::of(digest)).and_then(|entry| entry.checked);
+        metadata.is_ok_and(|metadata| checked() == Some(Stamp::of(&metadata)))
     }
 
     /// Whether a blob is here. Blocks.
