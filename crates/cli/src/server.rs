@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 /// How long actions that run may take to end after the first Ctrl-C. The second does not wait.
 const DRAIN: Duration = Duration::from_secs(24 * 3600);
 /// How long open calls may take to end after the last action did.
-const LINGER: Duration = Duration::from_secs(3);
+const LINGER: Duration = Duration::from_secs(30);
 
 /// Flags of `mortar server`.
 #[derive(clap::Args)]

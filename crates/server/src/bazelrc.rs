@@ -26,7 +26,9 @@ pub fn check_url(url: &str) -> Result<()> {
         return if path.is_empty() { refuse("names no path", "") } else { Ok(()) };
     }
     let Some((scheme, rest)) = url.split_once("://") else {
-        return refuse("has no scheme", &format!("perhaps grpc://{url}"));
+        let guess = format!("grpc://{url}");
+        let hint = if check_url(&guess).is_ok() { format!("perhaps {guess}") } else { String::new() };
+        return refuse("has no scheme", &hint);
     };
     match scheme {
         "grpc"

@@ -67,7 +67,14 @@ async fn converse(
                 }
             }
             message = incoming.message() => {
-                let Ok(Some(message)) = message else { break };
+                let message = match message {
+                    Ok(Some(message)) => message,
+                    Ok(None) => break,
+                    Err(status) => {
+                        tracing::warn!("the session broke: {}", status.message());
+                        break;
+                    }
+                };
                 match report(&mut functions, message) {
                     Ok(report) => if link.reports.send(report).await.is_err() {
                         break;

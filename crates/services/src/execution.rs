@@ -75,7 +75,7 @@ impl Execution for Service {
         request: Request<reapi::ExecuteRequest>,
     ) -> Result<Response<OperationStream>, Status> {
         let (mut watch, hints) = self.start(request)?;
-        refused_at_once(&mut watch).await?;
+        refused_at_once(&mut watch).await.inspect_err(|_| self.operations.forget(&watch))?;
         Ok(Response::new(self.stream(watch, hints)))
     }
 

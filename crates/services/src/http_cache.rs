@@ -10,11 +10,14 @@ use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt};
 use http::{HeaderMap, Method, StatusCode, header};
 use mortar_model::{
-    ActionKey, Blame, Blob, Codec, Context, Digest, DigestFunction, Error, InstanceName, Kind, Range,
-    RequestMetadata, Result,
+    ActionKey, Blame, Blob, ByteStream, Codec, Context, Digest, DigestFunction, Error, InstanceName, Kind,
+    Range, RequestMetadata, Result,
 };
 use mortar_wire::Protobuf;
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
+
+/// How long an upload may bring nothing.
+const BODY_SILENCE: Duration = Duration::from_secs(60);
 
 /// The HTTP view of the ports.
 pub(crate) struct HttpCache {
@@ -62,7 +65,7 @@ impl HttpCache {
         let length = content_length(request.headers())?;
         let digest = Digest::new(DigestFunction::Sha256, hash.hash, length);
         let known = self.ports.blobs.find_missing(context, &[digest].into_iter().collect()).await?.is_empty();
-        let mut body = request.into_body().into_data_stream().map_err(broken_body).boxed();
+        let mut body = body(request);
         if known {
             // The client would take an answer before its last byte for a broken connection.
             while body.try_next().await?.is_some() {}
@@ -104,7 +107,7 @@ impl HttpCache {
             return Err(Error::new(Kind::ResourceExhausted { message, retry_after: None }));
         }
         let bazel = is_bazel(request.headers());
-        let body = request.into_body().into_data_stream().map_err(broken_body);
+        let body = body(request);
         let value = Blob::stream(length, body).into_bytes().await?;
         if bazel {
             let result = Protobuf.decode_result(DigestFunction::Sha256, value)?;
@@ -199,8 +202,21 @@ fn content_length(headers: &HeaderMap) -> Result<u64> {
     let length = headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
     length.ok_or_else(|| {
         let message = "the upload has no Content-Length; its size has to be known before it begins";
-        Error::invalid("content-length", message)
+        Error::invalid(header::CONTENT_LENGTH.as_str(), message)
     })
+}
+
+/// The request's body as it comes. A client that has fallen silent does not hold what was reserved for it.
+fn body(request: Request) -> ByteStream {
+    let chunks = tokio_stream::StreamExt::timeout(request.into_body().into_data_stream(), BODY_SILENCE);
+    let chunk = |chunk: Result<Result<Bytes, axum::Error>, tokio_stream::Elapsed>| match chunk {
+        Ok(chunk) => chunk.map_err(broken_body),
+        Err(_) => {
+            let message = format!("nothing came of the request body for {} s", BODY_SILENCE.as_secs());
+            Err(Error::new(Kind::Cancelled { message }))
+        }
+    };
+    chunks.map(chunk).boxed()
 }
 
 fn broken_body(error: axum::Error) -> Error {
@@ -210,6 +226,9 @@ fn broken_body(error: axum::Error) -> Error {
 
 fn http_status(error: &Error) -> StatusCode {
     match error.kind() {
+        Kind::InvalidArgument { field, .. } if field == header::CONTENT_LENGTH.as_str() => {
+            StatusCode::LENGTH_REQUIRED
+        }
         Kind::InvalidArgument { .. } | Kind::OutOfRange { .. } | Kind::Cancelled { .. } => {
             StatusCode::BAD_REQUEST
         }

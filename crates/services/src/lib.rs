@@ -11,6 +11,7 @@ mod cas;
 mod execution;
 mod http_cache;
 mod inline;
+mod introspection;
 pub mod limits;
 pub mod listener;
 mod operations;
@@ -21,7 +22,6 @@ use axum::Router;
 use mortar_model::{ActionCache, BlobStore, Executor, HashIndex, UploadSessions, Values};
 use mortar_wire::{bytestream::byte_stream_server::ByteStreamServer, reapi};
 use std::sync::Arc;
-use tonic_health::pb::health_server::{Health, HealthServer};
 
 pub use operations::{OperationSummary, Operations};
 pub use traffic::Traffic;
@@ -51,9 +51,6 @@ pub fn router(ports: &Ports, operations: Option<Operations>, more: Router) -> Ro
         content_addressable_storage_server::ContentAddressableStorageServer,
         execution_server::ExecutionServer,
     };
-    let reflection = tonic_reflection::server::Builder::configure()
-        .register_encoded_file_descriptor_set(mortar_wire::DESCRIPTORS)
-        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET);
     let mut routes = tonic::service::Routes::builder();
     routes
         .add_service(CapabilitiesServer::new(capabilities::Service::new(ports.executor.is_some())))
@@ -71,10 +68,9 @@ pub fn router(ports: &Ports, operations: Option<Operations>, more: Router) -> Ro
             ByteStreamServer::new(bytestream::Service::new(ports.blobs.clone(), ports.uploads.clone()))
                 .max_decoding_message_size(limits::MAX_MESSAGE),
         )
-        .add_service(health());
-    if let Ok(reflection) = reflection.build_v1() {
-        routes.add_service(reflection);
-    }
+        .add_service(introspection::health())
+        .add_service(introspection::reflection())
+        .add_service(introspection::reflection_alpha());
     if let Some(operations) = operations {
         routes.add_service(ExecutionServer::new(execution::Service::new(operations, ports.blobs.clone())));
     }
@@ -85,23 +81,4 @@ pub fn router(ports: &Ports, operations: Option<Operations>, more: Router) -> Ro
         .reset_fallback()
         .merge(more)
         .fallback(move |request: axum::extract::Request| http_cache::handle(http.clone(), request))
-}
-
-/// `grpc.health.v1`: the whole server, and each service by name, is serving for as long as it answers.
-fn health() -> HealthServer<impl Health> {
-    let (reporter, service) = tonic_health::server::health_reporter();
-    let names = [
-        "",
-        "build.bazel.remote.execution.v2.ActionCache",
-        "build.bazel.remote.execution.v2.Capabilities",
-        "build.bazel.remote.execution.v2.ContentAddressableStorage",
-        "build.bazel.remote.execution.v2.Execution",
-        "google.bytestream.ByteStream",
-    ];
-    tokio::spawn(async move {
-        for name in names {
-            reporter.set_service_status(name, tonic_health::ServingStatus::Serving).await;
-        }
-    });
-    service
 }

@@ -4,6 +4,8 @@
 pub const MAX_BATCH: u64 = 4 << 20;
 /// The largest gRPC message taken: a batch with its digests, and room to say politely that it is too large.
 pub const MAX_MESSAGE: usize = 16 << 20;
+/// The largest message of a worker session: a result may name very many outputs. Workers keep to it.
+pub const MAX_SESSION_MESSAGE: usize = 64 << 20;
 /// Bytes of content in one message of a stream.
 pub const CHUNK: usize = 1 << 20;
 /// The largest message of the protocol (Action, Command, Directory) that is read from the CAS.

@@ -8,6 +8,7 @@ use hyper_util::{
     service::TowerToHyperService,
 };
 use mortar_model::{Error, Result};
+use socket2::{SockRef, TcpKeepalive};
 use std::{
     collections::HashMap,
     fmt, io,
@@ -22,6 +23,7 @@ use tokio::{
     io::{AsyncRead, AsyncWrite, AsyncWriteExt},
     net::{TcpListener, TcpStream, UnixListener},
 };
+use tokio_util::sync::CancellationToken;
 
 /// Windows and frames: large enough that one stream fills a fast link.
 const STREAM_WINDOW: u32 = 2 << 20;
@@ -168,7 +170,8 @@ async fn make_room(path: &Path) -> io::Result<()> {
 pub async fn serve(listener: Listener, router: Router, stop: impl Future<Output = ()>) {
     let Listener { socket, traffic } = listener;
     let graceful = GracefulShutdown::new();
-    let server = Server { builder: builder(), router, traffic, graceful, told: Told::default() };
+    let (closing, told) = (CancellationToken::new(), Told::default());
+    let server = Server { builder: builder(), router, traffic, graceful, closing, told };
     let mut stop = std::pin::pin!(stop);
     loop {
         tokio::select! {
@@ -176,8 +179,9 @@ pub async fn serve(listener: Listener, router: Router, stop: impl Future<Output 
             () = &mut stop => break,
         }
     }
-    let Server { graceful, .. } = server;
+    let Server { graceful, closing, .. } = server;
     drop(socket);
+    closing.cancel();
     graceful.shutdown().await;
 }
 
@@ -186,6 +190,8 @@ struct Server {
     router: Router,
     traffic: Traffic,
     graceful: GracefulShutdown,
+    /// Nothing new is begun.
+    closing: CancellationToken,
     told: Told,
 }
 
@@ -205,10 +211,15 @@ impl Server {
 
     fn greet(&self, stream: TcpStream, peer: SocketAddr) {
         let _ = stream.set_nodelay(true);
-        let told = self.told.clone();
+        let _ = SockRef::from(&stream).set_tcp_keepalive(&TcpKeepalive::new().with_time(KEEP_ALIVE));
+        let (told, closing) = (self.told.clone(), self.closing.clone());
         self.spawn(async move {
             let mut first = [0];
-            match tokio::time::timeout(FIRST_BYTE, stream.peek(&mut first)).await {
+            let peeked = tokio::select! {
+                peeked = tokio::time::timeout(FIRST_BYTE, stream.peek(&mut first)) => peeked,
+                () = closing.cancelled() => return None,
+            };
+            match peeked {
                 Ok(Ok(1)) if first[0] == TLS_HANDSHAKE => {
                     if told.is_news(peer.ip(), Instant::now()) {
                         tell_of_tls(peer);

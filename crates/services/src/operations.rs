@@ -9,18 +9,41 @@ use mortar_model::{
     Stage,
 };
 use parking_lot::Mutex;
-use std::{collections::HashMap, panic::AssertUnwindSafe, sync::Arc, time::Duration};
+use std::{
+    collections::{HashMap, VecDeque},
+    panic::AssertUnwindSafe,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 use tokio::sync::watch;
 
 /// The executions of one server.
 #[derive(Clone)]
 pub struct Operations {
     executor: Arc<dyn Executor>,
-    known: Arc<Mutex<HashMap<String, Arc<Operation>>>>,
-    /// How long an execution goes on that nobody watches.
-    grace: Duration,
-    /// How long the outcome can still be asked for.
-    keep: Duration,
+    known: Arc<Mutex<Known>>,
+}
+
+/// Operations by name, and the names of those that are over, oldest first.
+#[derive(Default)]
+struct Known {
+    operations: HashMap<String, Arc<Operation>>,
+    over: VecDeque<(Instant, String)>,
+}
+
+impl Known {
+    fn finish(&mut self, name: String) {
+        self.over.push_back((Instant::now(), name));
+        while self
+            .over
+            .front()
+            .is_some_and(|(at, _)| self.over.len() > Operations::KEPT || at.elapsed() > Operations::KEEP)
+        {
+            if let Some((_, name)) = self.over.pop_front() {
+                self.operations.remove(&name);
+            }
+        }
+    }
 }
 
 /// One execution.
@@ -65,16 +88,18 @@ impl Operations {
     pub const GRACE: Duration = Duration::from_millis(1_500);
     /// The time that an outcome stays known.
     pub const KEEP: Duration = Duration::from_secs(120);
+    /// The number of outcomes that stay known; older ones are forgotten before their time.
+    pub const KEPT: usize = 4_096;
 
     /// Operations that `executor` carries out.
     pub fn new(executor: Arc<dyn Executor>) -> Self {
-        Self { executor, known: Arc::default(), grace: Self::GRACE, keep: Self::KEEP }
+        Self { executor, known: Arc::default() }
     }
 
     /// Those that are not over, for people.
     pub fn running(&self) -> Vec<OperationSummary> {
         let known = self.known.lock();
-        let running = known.values().filter(|operation| operation.state.borrow().done.is_none());
+        let running = known.operations.values().filter(|operation| operation.state.borrow().done.is_none());
         running
             .map(|operation| OperationSummary {
                 name: operation.name.clone(),
@@ -95,16 +120,17 @@ impl Operations {
         };
         let (state, states) = watch::channel(State::default());
         let operation = Arc::new(Operation { name, context, action_digest: request.action_digest, state });
-        self.known.lock().insert(operation.name.clone(), operation.clone());
+        self.known.lock().operations.insert(operation.name.clone(), operation.clone());
         tokio::spawn(self.clone().carry_out(operation.clone(), request));
         Watch { operation, states }
     }
 
     /// Takes up an execution that was begun before.
     pub(crate) fn watch(&self, name: &str) -> Result<Watch> {
-        let operation = self.known.lock().get(name).cloned().ok_or_else(|| {
-            Error::not_found("operation", name)
-                .hint("it ended a while ago, or before this server started: execute the action again")
+        let operation = self.known.lock().operations.get(name).cloned().ok_or_else(|| {
+            Error::not_found("operation", name).hint(
+                "operations are known for two minutes after their end, and not after a restart of the server",
+            )
         })?;
         let states = operation.state.subscribe();
         Ok(Watch { operation, states })
@@ -127,15 +153,19 @@ impl Operations {
             }
             state.done = Some(Arc::new(outcome));
         });
-        tokio::time::sleep(self.keep).await;
-        self.known.lock().remove(&operation.name);
+        self.known.lock().finish(operation.name.clone());
+    }
+
+    /// Forgets an operation whose name nobody learned.
+    pub(crate) fn forget(&self, watch: &Watch) {
+        self.known.lock().operations.remove(&watch.operation.name);
     }
 
     /// Returns when nobody has watched for the grace.
     async fn abandoned(&self, state: &watch::Sender<State>) {
         loop {
             state.closed().await;
-            tokio::time::sleep(self.grace).await;
+            tokio::time::sleep(Self::GRACE).await;
             if state.is_closed() {
                 return;
             }

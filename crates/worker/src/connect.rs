@@ -7,6 +7,7 @@ use mortar_model::{
     session::{FromWorker, ToWorker},
 };
 use mortar_wire::{session as convert, worker as wire, worker::worker_session_client::WorkerSessionClient};
+use prost::Message;
 use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
@@ -19,7 +20,7 @@ const LONGEST_WAIT: Duration = Duration::from_millis(800);
 const PATIENCE: Duration = Duration::from_secs(10);
 /// Messages that wait on either side of the stream.
 const IN_FLIGHT: usize = 64;
-/// The largest message that is taken: a result may name very many outputs.
+/// The largest message of a session, which the server keeps to as well: a result may name very many outputs.
 const LARGEST_MESSAGE: usize = 64 << 20;
 
 /// Serves the server at `address` (`grpc://HOST:PORT` or `unix:PATH`) until we are asked to stop. Only an address that
@@ -27,26 +28,23 @@ const LARGEST_MESSAGE: usize = 64 << 20;
 pub async fn connect(worker: Worker, address: &str, mut shutdown: Shutdown) -> Result<()> {
     let endpoint = endpoint(address)?;
     let mut wait = FIRST_WAIT;
+    let mut told = None;
     while shutdown.phase() == Phase::Serving {
-        let served = tokio::select! {
-            channel = endpoint.connect() => match channel {
-                Ok(channel) => Some(session(&worker, channel, shutdown.clone()).await),
-                Err(error) => {
-                    tracing::debug!(address, %error, "the server cannot be reached");
-                    None
-                }
-            },
-            _ = shutdown.beyond(Phase::Serving) => return Ok(()),
-        };
-        match served {
-            Some(Session { end: SessionEnd::Shutdown, .. }) => return Ok(()),
-            Some(Session { welcomed: true, end }) => {
+        match attempt(&worker, &endpoint, &mut shutdown).await {
+            Attempt::Over => return Ok(()),
+            Attempt::Ended(end) => {
                 tracing::warn!(address, ?end, "the session with the server ended; dialling again");
-                wait = FIRST_WAIT;
+                (wait, told) = (FIRST_WAIT, None);
             }
-            Some(Session { welcomed: false, .. }) | None => {
-                if wait == FIRST_WAIT {
-                    tracing::warn!(address, "the server cannot be reached; dialling until it can");
+            Attempt::Failed(error) if is_final(&error) => return Err(error),
+            Attempt::Failed(error) => {
+                let text = error.to_string();
+                if told.as_ref() != Some(&text) {
+                    tracing::warn!(
+                        address,
+                        "no session with the server yet; dialling until there is one: {text}"
+                    );
+                    told = Some(text);
                 }
             }
         }
@@ -56,6 +54,50 @@ pub async fn connect(worker: Worker, address: &str, mut shutdown: Shutdown) -> R
         }
     }
     Ok(())
+}
+
+/// How one dial ended.
+enum Attempt {
+    /// We were asked to stop.
+    Over,
+    /// There was a session.
+    Ended(SessionEnd),
+    /// There was none.
+    Failed(Error),
+}
+
+async fn attempt(worker: &Worker, endpoint: &Endpoint, shutdown: &mut Shutdown) -> Attempt {
+    let channel = tokio::select! {
+        channel = endpoint.connect() => channel,
+        _ = shutdown.beyond(Phase::Serving) => return Attempt::Over,
+    };
+    match channel {
+        Ok(channel) => session(worker, channel, shutdown.clone()).await,
+        Err(error) => {
+            let cause = innermost(&error);
+            Attempt::Failed(Error::new(Kind::Unavailable {
+                message: format!("it cannot be reached: {cause}"),
+                retry_after: None,
+            }))
+        }
+    }
+}
+
+/// What another dial would not change: the server refuses this worker, or knows no workers.
+fn is_final(error: &Error) -> bool {
+    matches!(
+        error.kind(),
+        Kind::FailedPrecondition { .. } | Kind::InvalidArgument { .. } | Kind::Unimplemented { .. }
+    )
+}
+
+/// The cause that says most.
+fn innermost(error: &dyn std::error::Error) -> String {
+    let mut cause = error;
+    while let Some(deeper) = cause.source() {
+        cause = deeper;
+    }
+    cause.to_string()
 }
 
 fn endpoint(address: &str) -> Result<Endpoint> {
@@ -82,54 +124,59 @@ fn endpoint(address: &str) -> Result<Endpoint> {
         .tcp_nodelay(true))
 }
 
-struct Session {
-    end: SessionEnd,
-    /// The server answered at least once.
-    welcomed: bool,
-}
-
 /// One session: `serve` on this side of the channels, the stream on the other.
-async fn session(worker: &Worker, channel: Channel, shutdown: Shutdown) -> Session {
+async fn session(worker: &Worker, channel: Channel, shutdown: Shutdown) -> Attempt {
     let (to_server, from_us) = mpsc::channel(IN_FLIGHT);
     let (to_us, from_server) = mpsc::channel(IN_FLIGHT);
     let serving = serve(worker.clone(), to_server, from_server, shutdown);
     let (end, carried) = tokio::join!(Box::pin(serving), Box::pin(carry(channel, from_us, to_us)));
-    let welcomed = carried.unwrap_or_else(|error| {
-        tracing::info!(%error, "the stream to the server broke");
-        false
-    });
-    Session { end, welcomed }
+    match (end, carried) {
+        (SessionEnd::Shutdown, _) => Attempt::Over,
+        (SessionEnd::Incompatible, _) => {
+            let message = "the server speaks another version of the session protocol".to_owned();
+            let error = Error::new(Kind::FailedPrecondition { message });
+            Attempt::Failed(error.hint("run the same release of mortar on the worker and on the server"))
+        }
+        (end, Ok(())) => Attempt::Ended(end),
+        (_, Err(error)) => Attempt::Failed(error),
+    }
 }
 
-/// Carries messages both ways until either side ends; tells whether the server said anything.
+/// Carries messages both ways until either side ends. An error if the server never said anything.
 async fn carry(
     channel: Channel,
     from_us: mpsc::Receiver<FromWorker>,
     to_us: mpsc::Sender<ToWorker>,
-) -> Result<bool> {
+) -> Result<()> {
     let mut client = WorkerSessionClient::new(channel)
         .max_decoding_message_size(LARGEST_MESSAGE)
         .max_encoding_message_size(LARGEST_MESSAGE);
-    let outgoing = ReceiverStream::new(from_us).map(|message| convert::from_worker_to_wire(&message));
-    let mut incoming = client.session(outgoing).await.map_err(lost)?.into_inner();
+    let outgoing = ReceiverStream::new(from_us).map(|message| within_limit(&message));
+    let refused = |status: tonic::Status| mortar_wire::status::from_status(&status);
+    let mut incoming = client.session(outgoing).await.map_err(refused)?.into_inner();
     let mut welcomed = false;
     loop {
         let message: wire::ToWorker = tokio::select! {
-            message = incoming.message() => match message.map_err(lost) {
+            message = incoming.message() => match message {
                 Ok(Some(message)) => message,
-                Ok(None) => return Ok(welcomed),
-                Err(error) => {
-                    tracing::info!(%error, "the stream from the server broke");
-                    return Ok(welcomed);
+                Err(status) if !welcomed => return Err(refused(status)),
+                ended => {
+                    if let Err(status) = ended {
+                        tracing::info!("the stream from the server broke: {}", status.message());
+                    }
+                    return Ok(());
                 }
             },
             // What we said last is still on its way; the server ends its side once it has it.
             () = to_us.closed() => {
                 tokio::time::timeout(PATIENCE, farewell(&mut incoming)).await.ok();
-                return Ok(welcomed);
+                return Ok(());
             }
         };
-        welcomed = true;
+        if !welcomed {
+            tracing::info!("connected to the server");
+            welcomed = true;
+        }
         match convert::to_worker_from_wire(message) {
             // Where nobody hears it, the next turn sees that.
             Ok(message) => to_us.send(message).await.unwrap_or_default(),
@@ -142,8 +189,19 @@ async fn farewell(incoming: &mut tonic::Streaming<wire::ToWorker>) {
     while let Ok(Some(_)) = incoming.message().await {}
 }
 
-fn lost(status: tonic::Status) -> Error {
-    Error::new(Kind::Unavailable { message: format!("the server said: {status}"), retry_after: None })
+/// The message as it is sent. A result too large to be sent is told as an error, so that it costs its own execution
+/// and not the session with all that runs in it.
+fn within_limit(message: &FromWorker) -> wire::FromWorker {
+    let encoded = convert::from_worker_to_wire(message);
+    let length = encoded.encoded_len();
+    match message {
+        FromWorker::Finished { execution, .. } if length > LARGEST_MESSAGE => {
+            let message = format!("the result has {length} bytes; at most {LARGEST_MESSAGE} can be sent");
+            let outcome = Box::new(Err(Error::new(Kind::ResourceExhausted { message, retry_after: None })));
+            convert::from_worker_to_wire(&FromWorker::Finished { execution: execution.clone(), outcome })
+        }
+        _ => encoded,
+    }
 }
 
 #[cfg(test)]

@@ -30,8 +30,8 @@ pub(super) fn exhausted(job: &Job) -> Failure {
         if attempts == 1 { "attempt" } else { "attempts" },
         setbacks.join("; ")
     );
-    // No invitation to repeat: what costs one worker after the other is likely to do so again.
-    Failure::new(Kind::Unavailable { message, retry_after: None })
+    // Not a code that clients repeat: what costs one worker after the other is likely to do so again.
+    Failure::new(Kind::FailedPrecondition { message })
 }
 
 /// It was waited too long.

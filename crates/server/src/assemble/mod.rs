@@ -15,7 +15,7 @@ use crate::{
 use axum::Router;
 use mortar_model::{ActionCache, BlobStore, Codec, Result, SystemClock};
 use mortar_scheduler::{QueueExecutor, Scheduler};
-use mortar_services::{Operations, Ports, listener::Listener};
+use mortar_services::{Operations, Ports, limits, listener::Listener};
 use mortar_store::{Completeness, DiskActionCache, DiskConfig, DiskStore};
 use mortar_wire::{Protobuf, worker::worker_session_server::WorkerSessionServer};
 use std::{path::PathBuf, sync::Arc};
@@ -70,7 +70,10 @@ impl Server {
     /// Everything that is served on the port, which clients reach at the listener's URL.
     pub fn router(&self, listener: &Listener) -> Router {
         let mut own = tonic::service::Routes::builder();
-        own.add_service(WorkerSessionServer::new(worker_sessions::Service::new(self.scheduler.clone())));
+        own.add_service(
+            WorkerSessionServer::new(worker_sessions::Service::new(self.scheduler.clone()))
+                .max_decoding_message_size(limits::MAX_SESSION_MESSAGE),
+        );
         let page = Page {
             url: listener.url().into(),
             store: self.store.clone(),

@@ -4,6 +4,7 @@
 mod bad_input;
 mod executions;
 mod http;
+mod introspection;
 mod listening;
 mod support;
 mod trees;
