@@ -119,7 +119,8 @@ impl House {
             inline_stderr: true,
             ..Default::default()
         };
-        let started = ExecutionClient::new(self.channel.clone()).execute(request).await;
+        let client = ExecutionClient::new(self.channel.clone()).max_decoding_message_size(64 << 20);
+        let started = { client }.execute(request).await;
         started.map(tonic::Response::into_inner)
     }
 

@@ -159,3 +159,15 @@ async fn each_digest_function_has_actions_of_its_own() {
     }
     assert_eq!(house.scheduler.status().await.counters.executed, 2);
 }
+
+#[tokio::test]
+async fn a_result_of_many_megabytes_costs_no_session() {
+    let house = House::new().await;
+    let script =
+        "target=$(head -c 3000 /dev/zero | tr '\\0' x); for i in $(seq 2000); do ln -s $target l$i; done";
+    let links: Vec<String> = (1..=2000).map(|number| format!("l{number}")).collect();
+    let links: Vec<&str> = links.iter().map(String::as_str).collect();
+    let result = house.ok(&Job::new(script).paths(&links)).await.result.unwrap();
+    assert_eq!(result.output_symlinks.len(), 2000);
+    assert_eq!(house.scheduler.status().await.counters.retried, 0);
+}

@@ -159,3 +159,29 @@ async fn a_worker_serves_over_a_unix_socket_that_comes_later() {
     server.stop().await;
     until(|| lab.leftovers().is_empty()).await;
 }
+
+/// A server that takes no worker.
+struct Refusing;
+
+#[tonic::async_trait]
+impl WorkerSession for Refusing {
+    async fn session(
+        &self,
+        _: Request<Streaming<wire::FromWorker>>,
+    ) -> Result<Response<BoxStream<wire::ToWorker>>, Status> {
+        Err(Status::failed_precondition("this server speaks version 7"))
+    }
+}
+
+#[tokio::test]
+async fn a_worker_that_is_refused_for_good_says_why_and_ends() {
+    let lab = Lab::memory().await;
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = format!("grpc://{}", listener.local_addr().unwrap());
+    let router = Server::builder().add_service(WorkerSessionServer::new(Refusing));
+    tokio::spawn(router.serve_with_incoming(TcpListenerStream::new(listener)));
+    let (_handle, shutdown) = shutdown();
+    let dialling = connect(lab.worker.clone(), &address, shutdown);
+    let error = tokio::time::timeout(Duration::from_secs(20), dialling).await.unwrap().unwrap_err();
+    assert!(error.to_string().contains("speaks version 7"), "{error}");
+}
