@@ -1,5 +1,8 @@
 //! Uploads that are continued over several calls, for any store that can take a blob piece by piece: who holds an
 //! upload, who takes it over, and when one that nobody continues is dropped.
+//!
+//! That is when it was left for too long, which is looked at whenever the uploads are asked about, and on
+//! `expire`; or earlier, when the store wants its room (`drop_idlest`). An upload in somebody's hands stays.
 
 use crate::{
     blocking::{PIECE, hop},
@@ -49,7 +52,26 @@ impl<I: Intake> Sessions<I> {
     }
 
     pub fn len(&self) -> usize {
+        self.expire();
         self.table.lock().len()
+    }
+
+    /// How long ago the upload was used last that was left first, of those that nobody holds.
+    pub fn longest_idle(&self) -> Option<Duration> {
+        let now = self.clock.now();
+        let first = idle(&self.table.lock()).map(|(last_use, _)| last_use).min()?;
+        Some(now.saturating_duration_since(first))
+    }
+
+    /// Drops the upload that was left first, of those that nobody holds. Whoever comes for it begins anew.
+    pub fn drop_idlest(&self) {
+        let dropped = {
+            let mut table = self.table.lock();
+            let name = idle(&table).min_by_key(|(last_use, _)| *last_use).map(|(_, name)| name.clone());
+            name.and_then(|name| table.remove(&name))
+        };
+        // It takes locks of the store's.
+        drop(dropped);
     }
 
     /// Continues an upload, or begins it with what `begin` makes, which may block.
@@ -84,6 +106,7 @@ impl<I: Intake> Sessions<I> {
     }
 
     pub async fn committed(&self, context: &Context, id: &UploadId) -> Option<u64> {
+        self.expire();
         let session = self.table.lock().get(&(context.instance.clone(), id.clone())).cloned()?;
         let partial = session.partial.lock().await;
         partial.intake.as_ref().map(|_| partial.committed)
@@ -95,11 +118,10 @@ impl<I: Intake> Sessions<I> {
     }
 
     /// Drops uploads that nobody holds: those that were left too long ago, and the oldest beyond a number.
-    fn expire(&self) {
+    pub fn expire(&self) {
         let now = self.clock.now();
         let mut table = self.table.lock();
-        let idle = table.iter().filter(|(_, session)| Arc::strong_count(session) == 1);
-        let mut idle: Vec<_> = idle.map(|(name, session)| (*session.last_use.lock(), name.clone())).collect();
+        let mut idle: Vec<_> = idle(&table).map(|(last_use, name)| (last_use, name.clone())).collect();
         idle.sort_by_key(|(last_use, _)| std::cmp::Reverse(*last_use));
         let kept = idle.iter().take(self.max_idle);
         let kept =
@@ -108,6 +130,13 @@ impl<I: Intake> Sessions<I> {
         drop(table);
         drop(expired);
     }
+}
+
+/// The uploads that nobody holds, with their last use.
+fn idle<I>(table: &HashMap<Name, Arc<Session<I>>>) -> impl Iterator<Item = (Instant, &Name)> {
+    // Others come by an upload only through the table, which is locked.
+    let idle = table.iter().filter(|(_, session)| Arc::strong_count(session) == 1);
+    idle.map(|(name, session)| (*session.last_use.lock(), name))
 }
 
 /// An upload in the hands of one caller.

@@ -1,7 +1,14 @@
 //! Keeps the store within its size: room is reserved before bytes are written, and what was not used for longest
 //! makes room. Nothing goes before the walk has found everything, since until then nobody knows what is old.
+//!
+//! An upload that nobody holds goes in its turn too, by its last use; but before any file that was promised within
+//! the grace, since it is promised to nobody, and so before a write is refused. One that somebody holds stays.
 
-use super::{Shared, index::footprint, layout::Key};
+use super::{
+    Shared,
+    index::{Index, Time, footprint},
+    layout::Key,
+};
 use mortar_model::{Error, Kind, Result};
 use std::{fs, io, path::PathBuf, sync::Arc, time::Duration};
 
@@ -52,6 +59,14 @@ impl Drop for Reservation {
     }
 }
 
+/// What makes room next.
+enum Next {
+    /// The upload that was left first.
+    Upload,
+    File(Key),
+    Nothing,
+}
+
 impl Shared {
     /// Refuses what could never fit.
     pub fn check_fits(&self, length: u64) -> Result<()> {
@@ -62,41 +77,65 @@ impl Shared {
         Err(Error::new(Kind::ResourceExhausted { message, retry_after: None }))
     }
 
-    /// Removes files until the store is within its size, and some more. False if that cannot be reached.
+    /// Drops uploads that were left too long ago.
+    pub fn expire_uploads(&self) {
+        if let Some(uploads) = self.uploads.upgrade() {
+            uploads.expire();
+        }
+    }
+
+    /// Makes room until the store is within its size, and some more. False if that cannot be reached.
     pub fn evict(&self) -> bool {
         if self.index.lock().total() <= self.max_size {
             return true;
         }
         let low_mark = self.max_size - self.max_size / 20;
-        let promised_since = self.now().saturating_sub(self.policy.grace.as_nanos() as u64);
-        let mut ahead = AHEAD;
-        let mut started = false;
+        // Before the locks, so that it goes after them if it is the last.
+        let uploads = self.uploads.upgrade();
+        let (mut ahead, mut started) = (AHEAD, false);
         loop {
             // Taken anew for each file, so that nobody waits for more than one.
             let names = self.names.lock();
+            let idle = uploads.as_ref().and_then(|uploads| uploads.longest_idle());
             let mut index = self.index.lock();
             let over = index.total() > self.max_size;
             started |= over;
             if !index.complete || !started || (!over && (ahead == 0 || index.total() <= low_mark)) {
                 return true;
             }
-            let aside = match index.oldest() {
-                None => return !over,
-                Some((used, _)) if !over && used > promised_since => return true,
-                Some((_, key)) => {
+            match self.next(&index, idle, over) {
+                Next::Nothing => return !over,
+                Next::Upload => {
+                    drop(index);
+                    // With the names locked, so that nobody else drops another for the same room.
+                    uploads.iter().for_each(|uploads| uploads.drop_idlest());
+                }
+                Next::File(key) => {
                     index.remove(key);
                     index.evictions += 1;
                     drop(index);
-                    self.set_aside(key)
+                    let aside = self.set_aside(key);
+                    drop(names);
+                    aside.map(fs::remove_file);
                 }
-            };
-            drop(names);
-            if let Some(path) = aside {
-                let _ = fs::remove_file(path);
             }
-            if !over {
-                ahead -= 1;
-            }
+            ahead -= usize::from(!over);
+        }
+    }
+
+    /// `idle`: how long ago the upload was used that was left first. Only where the store is `over` its size does
+    /// anything go that was used within the grace.
+    fn next(&self, index: &Index, idle: Option<Duration>, over: bool) -> Next {
+        let before = |time: Duration| self.now().saturating_sub(time.as_nanos() as Time);
+        let promised_since = before(self.policy.grace);
+        let may_go = |used: &Time| over || *used <= promised_since;
+        let upload = idle.map(before).filter(may_go);
+        let file = index.oldest().filter(|(used, _)| may_go(used));
+        match (upload, file) {
+            (None, None) => Next::Nothing,
+            (Some(left), Some((used, key))) if used < left && used <= promised_since => Next::File(key),
+            (Some(_), _) => Next::Upload,
+            (None, Some((_, key))) => Next::File(key),
         }
     }
 

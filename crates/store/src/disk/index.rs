@@ -106,10 +106,12 @@ impl Index {
         due
     }
 
-    /// Adds an entry, in place of an older one, whose pins it takes over.
+    /// Adds an entry, in place of an older one, whose pins it takes over, and whose name: if that was durable it is
+    /// now, whichever of the two files a crash leaves.
     pub fn insert(&mut self, key: Key, mut entry: Entry) {
         if let Some(older) = self.remove(key) {
             entry.pins += older.pins;
+            entry.settled |= older.settled;
         }
         self.bytes += entry.footprint;
         self.counts[key.space as usize] += 1;

@@ -31,7 +31,11 @@ use mortar_model::{
 };
 use parking_lot::Mutex;
 use rustix::fs::{AtFlags, CWD, Timespec, Timestamps, UTIME_OMIT, utimensat};
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    path::PathBuf,
+    sync::{Arc, Weak},
+    time::Duration,
+};
 
 /// Where a store lies and how much it may take.
 #[derive(Clone, Debug)]
@@ -45,11 +49,11 @@ pub struct DiskConfig {
 /// What seldom needs to be changed, and the clock.
 #[derive(Clone)]
 pub struct Policy {
-    /// What was called present within this time is evicted only when nothing older is left.
+    /// What was called present within this time is evicted only when nothing older, and no idle upload, is left.
     pub grace: Duration,
     /// A use is written to the file, to be known after a restart, when the last one written is this old.
     pub note_use_after: Duration,
-    /// How long an upload that nobody continues is kept.
+    /// How long an upload that nobody continues is kept, if its room is not needed earlier.
     pub keep_uploads: Duration,
     /// How many of such uploads are kept; each holds a file open.
     pub max_idle_uploads: usize,
@@ -95,7 +99,7 @@ pub struct StoreStats {
 /// Blobs, uploads and opaque values in one directory, which one process owns.
 pub struct DiskStore {
     shared: Arc<Shared>,
-    uploads: Sessions<write::Sink>,
+    uploads: Arc<Sessions<write::Sink>>,
 }
 
 impl DiskStore {
@@ -108,14 +112,22 @@ impl DiskStore {
     pub fn open_with(config: DiskConfig, policy: Policy) -> Result<Arc<Self>> {
         let layout = Layout::open(&config.directory)?;
         let uploads = Sessions::new(policy.keep_uploads, policy.max_idle_uploads, policy.clock.clone());
-        let (index, names) = (Mutex::default(), Mutex::default());
-        let shared = Arc::new(Shared { layout, index, names, max_size: config.max_size, policy });
+        let uploads = Arc::new(uploads);
+        let shared = Arc::new(Shared {
+            layout,
+            index: Mutex::default(),
+            names: Mutex::default(),
+            uploads: Arc::downgrade(&uploads),
+            max_size: config.max_size,
+            policy,
+        });
         walk::start(&shared).map_err(|error| Error::io("starting a thread", error))?;
         Ok(Arc::new(Self { shared, uploads }))
     }
 
     /// How the store is doing, now.
     pub fn stats(&self) -> StoreStats {
+        let uploads = self.uploads.len() as u64;
         let index = self.shared.index.lock();
         StoreStats {
             bytes: index.total(),
@@ -126,7 +138,7 @@ impl DiskStore {
             walked: index.complete,
             evictions: index.evictions,
             quarantined: index.quarantined,
-            uploads: self.uploads.len() as u64,
+            uploads,
         }
     }
 }
@@ -139,6 +151,8 @@ struct Shared {
     /// Held by whoever gives a file its name or takes it away, until the index agrees. Taken before `index`, and on
     /// blocking threads only.
     names: Mutex<()>,
+    /// What is in them holds this in turn. None of them is dropped while `index` is locked, which that takes.
+    uploads: Weak<Sessions<write::Sink>>,
     max_size: u64,
     policy: Policy,
 }

@@ -108,6 +108,7 @@ impl Draft {
         if let Some(entry) = shared.index.lock().get_mut(key) {
             entry.settled = true;
         }
+        shared.expire_uploads();
         Ok(())
     }
 }
