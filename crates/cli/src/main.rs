@@ -21,7 +21,7 @@ static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 // SAFETY: the allocator reads this symbol, a pointer to a string that ends with a NUL byte, once at its start.
 #[allow(unsafe_code)]
 #[unsafe(export_name = "_rjem_malloc_conf")]
-static ALLOCATOR_OPTIONS: &[u8; 38] = b"dirty_decay_ms:200,muzzy_decay_ms:200\0";
+static ALLOCATOR_OPTIONS: &[u8; 61] = b"background_thread:true,dirty_decay_ms:200,muzzy_decay_ms:200\0";
 
 /// Remote caching and execution for Bazel and every other client of the Remote Execution API.
 #[derive(Parser)]
