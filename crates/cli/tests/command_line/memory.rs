@@ -42,7 +42,8 @@ async fn sixty_four_streams_at_once_are_nothing_special() {
         }
         let over = mortar.peak_resident().unwrap().saturating_sub(idle);
         println!("64 streams on {connections}: idle {} MiB, peak {} MiB over it", idle / MIB, over / MIB);
-        assert!(over <= 256 * MIB, "{} MiB over idle with {connections} connections", over / MIB);
+        // Six whole messages a stream: twice what is needed, and far below the gibibyte that flows.
+        assert!(over <= 384 * MIB, "{} MiB over idle with {connections} connections", over / MIB);
     }
 }
 
