@@ -167,21 +167,13 @@ impl Telling {
                     &mut outcome.result,
                 )
                 .await;
-                execute_response(&Ok(outcome))
+                execute_response(Ok(&outcome))
             }
             Err(error) => {
                 call::log(error);
-                execute_response_of_error(error)
+                execute_response(Err(error))
             }
         }
-    }
-}
-
-fn execute_response_of_error(error: &Error) -> reapi::ExecuteResponse {
-    reapi::ExecuteResponse {
-        status: Some(mortar_wire::status::to_rpc(error)),
-        message: error.to_string(),
-        ..Default::default()
     }
 }
 

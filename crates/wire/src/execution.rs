@@ -4,12 +4,14 @@ use crate::{digest_to_wire, optional_digest, reapi, result_from_wire, result_to_
 use mortar_model::{DigestFunction, Error, Kind, LogFile, Outcome, Result, Stage, Termination};
 
 /// The response of a finished execution.
-pub fn execute_response(outcome: &Result<Outcome>) -> reapi::ExecuteResponse {
+pub fn execute_response(outcome: Result<&Outcome, &Error>) -> reapi::ExecuteResponse {
     let outcome = match outcome {
         Ok(outcome) => outcome,
         Err(error) => {
-            let status = Some(status::to_rpc(error));
-            return reapi::ExecuteResponse { status, message: error.to_string(), ..Default::default() };
+            // The status tells what a remote user may see; the error itself may name local paths.
+            let status = status::to_rpc(error);
+            let message = status.message.clone();
+            return reapi::ExecuteResponse { status: Some(status), message, ..Default::default() };
         }
     };
     let status = match &outcome.termination {
@@ -72,4 +74,17 @@ pub fn stage_to_wire(stage: Stage) -> reapi::execution_stage::Value {
 fn timed_out(limit: std::time::Duration) -> Error {
     let message = format!("the command was stopped at its time limit of {} s", limit.as_secs_f64());
     Error::new(Kind::DeadlineExceeded { message })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn local_paths_stay_here() {
+        let error = Error::io("reading /secret/place", std::io::Error::other("/secret/cause"));
+        let response = execute_response(Err(&error));
+        assert!(!format!("{response:?}").contains("secret"), "{response:?}");
+        assert_eq!(response.message, response.status.unwrap_or_default().message);
+    }
 }

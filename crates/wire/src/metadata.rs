@@ -1,7 +1,6 @@
 //! Request metadata: who calls, in a binary header of each call.
 
 use crate::reapi;
-use bytes::Bytes;
 use mortar_model::RequestMetadata;
 use prost::Message;
 use tonic::metadata::{BinaryMetadataKey, BinaryMetadataValue, MetadataMap};
@@ -48,9 +47,4 @@ pub fn to_wire(request: &RequestMetadata) -> reapi::RequestMetadata {
         target_id: request.target_id.clone(),
         configuration_id: request.configuration_id.clone(),
     }
-}
-
-/// For tests and tools: the raw value of the header.
-pub fn encoded(request: &RequestMetadata) -> Bytes {
-    to_wire(request).encode_to_vec().into()
 }

@@ -36,7 +36,7 @@ pub fn from_worker_to_wire(message: &FromWorker) -> wire::FromWorker {
             };
             Message::Finished(wire::Finished {
                 execution_id: execution.to_string(),
-                response: Some(execute_response(outcome)),
+                response: Some(execute_response((**outcome).as_ref())),
                 timed_out_after: limit,
             })
         }

@@ -6,7 +6,7 @@
 
 use crate::{Phase, Shutdown, Worker};
 use mortar_model::{
-    Error, ExecutionMetadata, Kind, Outcome, Progress, Result, Stage,
+    Blame, Error, ExecutionMetadata, Kind, Outcome, Progress, Result, Stage,
     session::{ExecutionId, FromWorker, Hello, Run, ToWorker, VERSION},
 };
 use std::{
@@ -166,6 +166,11 @@ impl Session {
         match ended {
             Ok((execution, outcome)) => {
                 self.running.remove(&execution);
+                if let Err(error) = &outcome
+                    && error.blame() == Blame::Server
+                {
+                    tracing::error!(%execution, "the execution failed: {error}");
+                }
                 self.unsaid.push_back(FromWorker::Finished { execution, outcome: Box::new(outcome) });
             }
             Err(error) => tracing::error!(%error, "a task of the session failed"),

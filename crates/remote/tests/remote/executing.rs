@@ -33,7 +33,7 @@ fn at(name: &str, stage: Stage) -> Operation {
 }
 
 fn done(name: &str, outcome: &mortar_model::Result<Outcome>) -> Operation {
-    let value = execute_response(outcome).encode_to_vec();
+    let value = execute_response(outcome.as_ref()).encode_to_vec();
     let response = prost_types::Any { type_url: String::new(), value };
     let result = Some(operation::Result::Response(response));
     Operation { done: true, result, ..at(name, Stage::Completed) }

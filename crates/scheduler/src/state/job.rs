@@ -3,7 +3,7 @@
 use super::{Loss, Submitted, TicketId, WorkerId};
 use crate::Failure;
 use mortar_model::{
-    Context, Digest, ExecutionMetadata, InstanceName, Outcome, Platform, Stage, session::ExecutionId,
+    Context, Digest, ExecutionMetadata, InstanceName, Kind, Outcome, Platform, Stage, session::ExecutionId,
 };
 use std::{collections::BTreeSet, fmt, sync::Arc, time::Instant};
 
@@ -124,7 +124,13 @@ impl fmt::Display for Setback {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.cause {
             Cause::Lost(loss) => write!(f, "worker `{}` was lost: {loss}", self.name),
-            Cause::Failed(failure) => write!(f, "worker `{}` failed: {failure}", self.name),
+            // Clients read this, and may not see the worker's paths.
+            Cause::Failed(failure) => match failure.kind() {
+                Kind::Io { .. } => {
+                    write!(f, "worker `{}` failed at its own files; its log tells why", self.name)
+                }
+                kind => write!(f, "worker `{}` failed: {kind}", self.name),
+            },
         }
     }
 }
