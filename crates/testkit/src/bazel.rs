@@ -97,11 +97,6 @@ impl Bazel {
         self.plain("clean", &[]).map(drop)
     }
 
-    /// `bazel clean --expunge`: repositories are fetched again, too. Ends the server of Bazel.
-    pub fn expunge(&self) -> Result<()> {
-        self.plain("clean", &["--expunge"]).map(drop)
-    }
-
     /// Ends the server of Bazel; the next command starts another.
     pub fn shutdown(&self) -> Result<()> {
         self.plain("shutdown", &[]).map(drop)

@@ -27,7 +27,7 @@ pub fn run() -> Result<()> {
     apt::ensure(&apt::wanted())?;
     npm::ensure_bazel_2(&tools)?;
     pypi::ensure_buildstream(&tools)?;
-    sources::ensure(&dir, &["double-conversion", "abseil"])?;
+    sources::ensure(&dir, &["abseil"])?;
     say(&format!("everything is in place ({})", dir.display()));
     Ok(())
 }
