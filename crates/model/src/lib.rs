@@ -26,7 +26,10 @@ pub use ports::{
     ActionCache, BlobStore, BlobStoreExt, ExecuteRequest, Executor, Outcome, Progress, Range, Stage,
     Termination,
 };
-pub use powers::{Codec, HashIndex, LocalFile, LocalFiles, Upload, UploadId, UploadSessions, Values};
+pub use powers::{
+    Codec, EncodedBlobs, Encoding, HashIndex, KeptResult, LocalFile, LocalFiles, ResultStore, Upload,
+    UploadId, UploadSessions, Values,
+};
 pub use result::{ActionResult, ExecutionMetadata, LogFile, OutputDirectory, OutputFile, OutputSymlink};
 
 /// The result of everything that can fail here.

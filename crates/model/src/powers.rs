@@ -1,6 +1,9 @@
 //! What the three ports cannot say: small traits, implemented only where the power is real, passed explicitly.
 
-use crate::{ActionResult, Context, Digest, DigestFunction, Directory, Result, Tree};
+use crate::{
+    ActionKey, ActionResult, ByteStream, Context, Digest, DigestFunction, DigestSet, Directory, InstanceName,
+    Range, Result, Tree,
+};
 use async_trait::async_trait;
 use bytes::Bytes;
 use std::{
@@ -8,7 +11,60 @@ use std::{
     fmt,
     path::{Path, PathBuf},
     sync::Arc,
+    time::SystemTime,
 };
+
+/// How the bytes of a blob are written down, on a stream or at rest.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Encoding {
+    /// As they are.
+    #[default]
+    Identity,
+    /// As zstd frames.
+    Zstd,
+}
+
+/// Stores that give and take blobs as zstd frames, as they are at rest where that is how they are.
+#[async_trait]
+pub trait EncodedBlobs: Send + Sync {
+    /// A part of a blob (in bytes of its content) as zstd frames, which decompress to that part and to nothing more.
+    /// What is corrupt is not found out before it is decompressed, but for the checks that the store keeps of the
+    /// frames themselves.
+    async fn read_zstd(&self, context: &Context, digest: Digest, range: Range) -> Result<ByteStream>;
+
+    /// Keeps a blob that comes as one piece of zstd frames, having checked what they decompress to.
+    async fn write_zstd(&self, context: &Context, digest: Digest, frames: Bytes) -> Result<()>;
+}
+
+/// An action result as it is kept, with what is known of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KeptResult {
+    /// The result as it was put.
+    pub result: ActionResult,
+    /// Every blob without which it is of no use: those that it names, and those that its trees and directories name.
+    pub closure: Arc<DigestSet>,
+    /// The invocation that put it; empty if that is not known.
+    pub invocation: String,
+    /// When it was put.
+    pub stored: SystemTime,
+}
+
+/// Keeps action results, each instance's own, and knows which action made a blob. Does not look whether results can
+/// be used; that is for the action cache before it.
+#[async_trait]
+pub trait ResultStore: Send + Sync {
+    /// The result of an action.
+    async fn get(&self, context: &Context, key: ActionKey) -> Result<Option<KeptResult>>;
+
+    /// Keeps a result in place of an older one, durably.
+    async fn put(&self, context: &Context, key: ActionKey, kept: KeptResult) -> Result<()>;
+
+    /// Drops a result. Whether there was one.
+    async fn remove(&self, context: &Context, key: ActionKey) -> Result<bool>;
+
+    /// The actions that are known to have made a blob, of all instances.
+    async fn producers(&self, digest: Digest) -> Result<Vec<(InstanceName, ActionKey)>>;
+}
 
 /// Stores whose blobs are files on this machine.
 #[async_trait]
@@ -51,20 +107,27 @@ impl fmt::Debug for UploadId {
 #[async_trait]
 pub trait UploadSessions: Send + Sync {
     /// Begins an upload or takes it up where it was left. While one caller holds an upload, another that opens it
-    /// takes it over: the first one's next call fails with `Aborted`.
-    async fn open(&self, context: &Context, id: &UploadId, digest: Digest) -> Result<Box<dyn Upload>>;
+    /// takes it over: the first one's next call fails with `Aborted`. The bytes of the upload come in `encoding`, and
+    /// are counted as they come.
+    async fn open(
+        &self,
+        context: &Context,
+        id: &UploadId,
+        digest: Digest,
+        encoding: Encoding,
+    ) -> Result<Box<dyn Upload>>;
 
-    /// How many bytes of an upload are committed; none if it is not known.
+    /// How many bytes of an upload are committed, in its encoding; none if it is not known.
     async fn committed(&self, context: &Context, id: &UploadId) -> Result<Option<u64>>;
 }
 
 /// An upload in progress. Dropping it keeps what was written, for a while, so that it can be resumed.
 #[async_trait]
 pub trait Upload: Send {
-    /// How many bytes were taken so far.
+    /// How many bytes were taken so far, in the upload's encoding.
     fn committed(&self) -> u64;
 
-    /// Takes the next bytes. More than the digest's size is a mismatch.
+    /// Takes the next bytes. More content than the digest's size is a mismatch.
     async fn write(&mut self, bytes: Bytes) -> Result<()>;
 
     /// Checks the whole and makes it visible, durably. A mismatch discards the upload.

@@ -7,7 +7,7 @@
 use crate::{Inner, Remote, retry::Backoff};
 use async_trait::async_trait;
 use bytes::Bytes;
-use mortar_model::{Blame, Context, Digest, Error, Kind, Result, Upload, UploadId, UploadSessions};
+use mortar_model::{Blame, Context, Digest, Encoding, Error, Kind, Result, Upload, UploadId, UploadSessions};
 use mortar_wire::{
     bytestream::{QueryWriteStatusRequest, QueryWriteStatusResponse, WriteRequest},
     resource::Resource,
@@ -40,7 +40,16 @@ impl Remote {
 
 #[async_trait]
 impl UploadSessions for Uploads {
-    async fn open(&self, context: &Context, id: &UploadId, digest: Digest) -> Result<Box<dyn Upload>> {
+    async fn open(
+        &self,
+        context: &Context,
+        id: &UploadId,
+        digest: Digest,
+        encoding: Encoding,
+    ) -> Result<Box<dyn Upload>> {
+        if encoding != Encoding::Identity {
+            return Err(Error::invalid("encoding", "uploads in pieces are sent uncompressed"));
+        }
         if id.0.is_empty() || id.0.contains('/') {
             return Err(Error::invalid("upload", format!("`{}` is no upload id for ByteStream", id.0)));
         }

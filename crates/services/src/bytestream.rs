@@ -4,14 +4,14 @@ use crate::{call, limits};
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt, stream::BoxStream};
 use mortar_model::{
-    BlobStore, Context, Digest, Error, Kind, Range, Result, Upload, UploadId, UploadSessions,
+    BlobStore, Context, Digest, Encoding, Error, Kind, Range, Result, Upload, UploadId, UploadSessions,
 };
 use mortar_wire::{
     bytestream::{
         QueryWriteStatusRequest, QueryWriteStatusResponse, ReadRequest, ReadResponse, WriteRequest,
         WriteResponse, byte_stream_server::ByteStream,
     },
-    resource::{Encoding, Resource},
+    resource::Resource,
 };
 use std::sync::Arc;
 use tonic::{Request, Response, Status, Streaming};
@@ -53,7 +53,8 @@ impl Service {
         if self.has(&context, resource.digest).await.map_err(call::refuse)? {
             return Ok(resource.digest.size());
         }
-        let upload = self.uploads.open(&context, &upload_id(&resource), resource.digest).await;
+        let upload =
+            self.uploads.open(&context, &upload_id(&resource), resource.digest, resource.encoding).await;
         let mut writing = Writing { upload: upload.map_err(call::refuse)?, name, finished: false };
         let mut next = Some(first);
         while let Some(message) = next {

@@ -8,10 +8,12 @@ pub mod completeness;
 pub mod disk;
 mod intake;
 pub mod memory;
+pub mod records;
 mod sessions;
 pub mod size_limit;
 
 pub use completeness::Completeness;
 pub use disk::{DiskActionCache, DiskConfig, DiskStore, Policy, StoreStats};
 pub use memory::{MemoryActionCache, MemoryStore};
+pub use records::{Record, RecordKind, Records};
 pub use size_limit::SizeLimit;

@@ -1,15 +1,20 @@
 //! Stores in memory, bounded, forgetting what was not used for longest: for tests, and where little is to be kept
 //! for a short time. Nothing survives the process.
 
+use crate::records::{Record, RecordKind, Records};
 use crate::{
     intake::{Intake, stream_into},
-    sessions::Sessions,
+    sessions::{Sessions, identity_only},
 };
 use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
+use futures::{
+    StreamExt,
+    stream::{self, BoxStream},
+};
 use mortar_model::{
     ActionCache, ActionKey, ActionResult, Blame, Blob, BlobStore, Context, Digest, DigestFunction, DigestSet,
-    Error, HashIndex, Hasher, InstanceName, Kind, Range, Result, SystemClock, Upload, UploadId,
+    Encoding, Error, HashIndex, Hasher, InstanceName, Kind, Range, Result, SystemClock, Upload, UploadId,
     UploadSessions, Values,
 };
 use parking_lot::Mutex;
@@ -36,6 +41,7 @@ type Kept = Recent<Name, Bytes>;
 enum Name {
     Blob(DigestFunction, [u8; 32]),
     Value(InstanceName, [u8; 32]),
+    Record(RecordKind, [u8; 32]),
 }
 
 impl From<Digest> for Name {
@@ -116,8 +122,44 @@ impl Values for MemoryStore {
 }
 
 #[async_trait]
+impl Records for MemoryStore {
+    async fn record(&self, kind: RecordKind, name: [u8; 32], _: bool) -> Result<Option<Bytes>> {
+        Ok(self.kept.lock().get(&Name::Record(kind, name)))
+    }
+
+    async fn put_records(&self, records: Vec<Record>) -> Result<()> {
+        for Record { kind, name, content } in records {
+            let size = content.len() as u64;
+            self.check_fits(size)?;
+            self.kept.lock().insert(Name::Record(kind, name), content, size);
+        }
+        Ok(())
+    }
+
+    async fn remove_record(&self, kind: RecordKind, name: [u8; 32]) -> Result<bool> {
+        Ok(self.kept.lock().remove(&Name::Record(kind, name)).is_some())
+    }
+
+    fn all_records(&self, kind: RecordKind) -> BoxStream<'_, Result<Record>> {
+        let of_kind = |(name, content): (&Name, Bytes)| match name {
+            Name::Record(found, name) if *found == kind => Some(Ok(Record { kind, name: *name, content })),
+            _ => None,
+        };
+        let records: Vec<_> = self.kept.lock().iter().filter_map(of_kind).collect();
+        stream::iter(records).boxed()
+    }
+}
+
+#[async_trait]
 impl UploadSessions for MemoryStore {
-    async fn open(&self, context: &Context, id: &UploadId, digest: Digest) -> Result<Box<dyn Upload>> {
+    async fn open(
+        &self,
+        context: &Context,
+        id: &UploadId,
+        digest: Digest,
+        encoding: Encoding,
+    ) -> Result<Box<dyn Upload>> {
+        identity_only(digest, encoding)?;
         self.check_fits(digest.size())?;
         let kept = self.kept.clone();
         self.uploads.open(context, id, digest, move || Ok(Buffer::new(kept, digest))).await
@@ -219,6 +261,17 @@ impl<K: Clone + Eq + Hash, V: Clone> Recent<K, V> {
         }
         entry.used = self.uses;
         Some(entry.value.clone())
+    }
+
+    fn iter(&self) -> impl Iterator<Item = (&K, V)> {
+        self.entries.iter().map(|(key, entry)| (key, entry.value.clone()))
+    }
+
+    fn remove(&mut self, key: &K) -> Option<V> {
+        let entry = self.entries.remove(key)?;
+        self.order.remove(&entry.used);
+        self.size -= entry.size;
+        Some(entry.value)
     }
 
     fn insert(&mut self, key: K, value: V, size: u64) {

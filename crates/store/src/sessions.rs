@@ -10,13 +10,24 @@ use crate::{
 };
 use async_trait::async_trait;
 use bytes::Bytes;
-use mortar_model::{Clock, Context, Digest, Error, InstanceName, Kind, Result, Upload, UploadId};
+use mortar_model::{Clock, Context, Digest, Encoding, Error, InstanceName, Kind, Result, Upload, UploadId};
 use parking_lot::Mutex;
 use std::{
     collections::HashMap,
     sync::Arc,
     time::{Duration, Instant},
 };
+
+/// Refuses uploads that are not sent as they are.
+pub(crate) fn identity_only(digest: Digest, encoding: Encoding) -> Result<()> {
+    match encoding {
+        Encoding::Identity => Ok(()),
+        Encoding::Zstd => {
+            let message = format!("blob `{digest}`: compressed uploads are not taken here");
+            Err(Error::invalid("resource_name", message))
+        }
+    }
+}
 
 /// The uploads of one store.
 pub(crate) struct Sessions<I> {

@@ -6,7 +6,7 @@
 //! write  [INSTANCE/] uploads/UUID/ (either of the above) [/anything]
 //! ```
 
-use mortar_model::{Digest, DigestFunction, Error, InstanceName, Result};
+use mortar_model::{Digest, DigestFunction, Encoding, Error, InstanceName, Result};
 
 /// A parsed name.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -19,15 +19,6 @@ pub struct Resource {
     pub digest: Digest,
     /// How the bytes on the stream are encoded.
     pub encoding: Encoding,
-}
-
-/// The form of the bytes on a stream.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Encoding {
-    /// As they are.
-    Identity,
-    /// As zstd frames.
-    Zstd,
 }
 
 impl Resource {

@@ -4,7 +4,7 @@
 //! what passes does so at once. Blobs and results that the checks write stay on the server until it evicts them.
 
 use anyhow::{Context as _, bail, ensure};
-use mortar_model::{Context, DigestFunction, InstanceName, Kind, UploadId, UploadSessions};
+use mortar_model::{Context, DigestFunction, Encoding, InstanceName, Kind, UploadId, UploadSessions};
 use mortar_remote::{Capabilities, Endpoint, Options, Remote, Retry};
 use mortar_testkit::conformance::{Random, Subject, Verdict, checks};
 use std::{sync::Arc, time::Instant};
@@ -95,7 +95,7 @@ async fn subject(
 /// Whether the server answers for the status of an upload; the protocol leaves that open.
 async fn resumes_uploads(remote: &Remote, context: &Context) -> anyhow::Result<bool> {
     let (digest, _) = Random::new().blob(DigestFunction::Sha256, 100);
-    match remote.uploads().open(context, &UploadId("probe".into()), digest).await {
+    match remote.uploads().open(context, &UploadId("probe".into()), digest, Encoding::Identity).await {
         Ok(_) => Ok(true),
         Err(error) if matches!(error.kind(), Kind::Unimplemented { .. }) => Ok(false),
         Err(error) => Err(error).context("asking for the status of an upload"),

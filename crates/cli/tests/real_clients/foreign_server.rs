@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use anyhow::{Context as _, Result};
-use mortar_model::{Context, DigestFunction, Kind, UploadId, UploadSessions};
+use mortar_model::{Context, DigestFunction, Encoding, Kind, UploadId, UploadSessions};
 use mortar_remote::{Endpoint, Options, Remote, Retry};
 use mortar_testkit::casd::Casd;
 use mortar_testkit::conformance::{Random, Subject, Verdict, checks};
@@ -48,7 +48,7 @@ async fn subject(remote: &Remote) -> Result<Subject> {
     assert!(capabilities.action_cache_updates, "{capabilities:?}");
     // It has no QueryWriteStatus, so uploads cannot be resumed.
     let (digest, _) = Random::new().blob(DigestFunction::Sha256, 100);
-    let probe = remote.uploads().open(&context, &UploadId("probe".into()), digest).await;
+    let probe = remote.uploads().open(&context, &UploadId("probe".into()), digest, Encoding::Identity).await;
     let error = probe.err().context("casd resumes uploads now: put that to the suite as well")?;
     assert!(matches!(error.kind(), Kind::Unimplemented { .. }), "{error:?}");
 

@@ -2,7 +2,7 @@
 
 use crate::fake::{Fake, Fault, content, context, streamed};
 use futures::StreamExt;
-use mortar_model::{Blob, BlobStore, BlobStoreExt, Error, Kind, UploadId, UploadSessions};
+use mortar_model::{Blob, BlobStore, BlobStoreExt, Encoding, Error, Kind, UploadId, UploadSessions};
 use tonic::Status;
 
 const SIZE: usize = 100_000;
@@ -100,7 +100,7 @@ async fn an_upload_in_pieces_survives_broken_calls() {
     fake.fail("Write", faults);
     let uploads = fake.serve().await.uploads();
     let id = UploadId("some-id".into());
-    let mut upload = uploads.open(&context(), &id, digest).await.unwrap();
+    let mut upload = uploads.open(&context(), &id, digest, Encoding::Identity).await.unwrap();
     upload.write(bytes.slice(..4_500)).await.unwrap();
     assert_eq!(uploads.committed(&context(), &id).await.unwrap(), Some(4_500));
     upload.write(bytes.slice(4_500..)).await.unwrap();

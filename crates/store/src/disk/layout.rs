@@ -36,10 +36,13 @@ pub(super) enum Space {
     Blake3,
     Results,
     Values,
+    Producers,
+    Recipes,
 }
 
 impl Space {
-    pub const ALL: [Self; 4] = [Self::Sha256, Self::Blake3, Self::Results, Self::Values];
+    pub const ALL: [Self; 6] =
+        [Self::Sha256, Self::Blake3, Self::Results, Self::Values, Self::Producers, Self::Recipes];
 
     fn directory(self) -> &'static str {
         match self {
@@ -47,6 +50,8 @@ impl Space {
             Self::Blake3 => "blobs/blake3",
             Self::Results => "results",
             Self::Values => "values",
+            Self::Producers => "producers",
+            Self::Recipes => "recipes",
         }
     }
 }
@@ -168,7 +173,8 @@ fn inspect(root: &Path) -> Result<bool> {
     for entry in fs::read_dir(root).map_err(failed)? {
         let name = entry.map_err(failed)?.file_name();
         // What a first start that was cut short leaves, and what a file system of its own starts with.
-        let ours = ["lock", "blobs", "results", "values", "tmp", "quarantine", "lost+found"];
+        let ours =
+            ["lock", "blobs", "results", "values", "producers", "recipes", "tmp", "quarantine", "lost+found"];
         if !ours.iter().any(|known| name == *known) {
             let (root, name) = (root.display(), name.to_string_lossy().into_owned());
             return refuse(format!("`{root}` is not empty (it holds `{name}`) and is no store of Mortar's"));

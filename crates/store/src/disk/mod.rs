@@ -20,13 +20,16 @@ mod write;
 
 pub use records::DiskActionCache;
 
-use crate::{blocking::hop, sessions::Sessions};
+use crate::{
+    blocking::hop,
+    sessions::{Sessions, identity_only},
+};
 use async_trait::async_trait;
 use index::{Index, Time};
 use layout::{Key, Layout, Space};
 use mortar_model::{
-    Blob, BlobStore, Clock, Context, Digest, DigestFunction, DigestSet, Error, HashIndex, LocalFile,
-    LocalFiles, Range, Result, SystemClock, Upload, UploadId, UploadSessions, clock::since_epoch,
+    Blob, BlobStore, Clock, Context, Digest, DigestFunction, DigestSet, Encoding, Error, HashIndex,
+    LocalFile, LocalFiles, Range, Result, SystemClock, Upload, UploadId, UploadSessions, clock::since_epoch,
     context::Promise,
 };
 use parking_lot::Mutex;
@@ -237,7 +240,14 @@ impl HashIndex for DiskStore {
 #[async_trait]
 impl UploadSessions for DiskStore {
     /// Does not look whether the blob is here already; a caller that wants to end early asks `find_missing`.
-    async fn open(&self, context: &Context, id: &UploadId, digest: Digest) -> Result<Box<dyn Upload>> {
+    async fn open(
+        &self,
+        context: &Context,
+        id: &UploadId,
+        digest: Digest,
+        encoding: Encoding,
+    ) -> Result<Box<dyn Upload>> {
+        identity_only(digest, encoding)?;
         let shared = self.shared.clone();
         shared.check_fits(digest.size())?;
         self.uploads.open(context, id, digest, move || write::Sink::create(shared, digest)).await

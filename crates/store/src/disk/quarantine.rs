@@ -20,6 +20,8 @@ impl Shared {
             Space::Blake3 => "blake3",
             Space::Results => "result",
             Space::Values => "value",
+            Space::Producers => "producer",
+            Space::Recipes => "recipe",
         };
         // The time comes first, so that names sort by age.
         let target = quarantine.join(format!("{:020}-{space}-{}", self.now(), key.hex()));

@@ -7,9 +7,13 @@ use super::{
     layout::{Key, Space},
     write::Draft,
 };
-use crate::blocking::hop;
+use crate::{
+    blocking::hop,
+    records::{Record, RecordKind, Records},
+};
 use async_trait::async_trait;
 use bytes::Bytes;
+use futures::{StreamExt, stream::BoxStream};
 use mortar_model::{
     ActionCache, ActionKey, ActionResult, Codec, Context, Digest, DigestFunction, InstanceName, Result,
     Values, context::Promise,
@@ -76,6 +80,45 @@ impl Values for DiskStore {
 fn record_key(space: Space, instance: &InstanceName, function: &str, hash: &[u8; 32]) -> Key {
     let name = [instance.as_str().as_bytes(), b"\n", function.as_bytes(), b"\n", hash].concat();
     Key { space, hash: *Digest::of(DigestFunction::Sha256, &name).hash() }
+}
+
+#[async_trait]
+impl Records for DiskStore {
+    async fn record(&self, kind: RecordKind, name: [u8; 32], keep: bool) -> Result<Option<Bytes>> {
+        let promise = if keep { Promise::Lease } else { Promise::Glance };
+        self.shared.get_record(Key { space: kind.into(), hash: name }, promise).await
+    }
+
+    async fn put_records(&self, records: Vec<Record>) -> Result<()> {
+        for Record { kind, name, content } in records {
+            self.shared.put_record(Key { space: kind.into(), hash: name }, content).await?;
+        }
+        Ok(())
+    }
+
+    async fn remove_record(&self, kind: RecordKind, name: [u8; 32]) -> Result<bool> {
+        let (shared, key) = (self.shared.clone(), Key { space: kind.into(), hash: name });
+        hop(move || {
+            shared.index.lock().remove(key);
+            Ok(std::fs::remove_file(shared.layout.path(key)).is_ok())
+        })
+        .await
+    }
+
+    fn all_records(&self, _: RecordKind) -> BoxStream<'_, Result<Record>> {
+        futures::stream::empty().boxed()
+    }
+}
+
+impl From<RecordKind> for Space {
+    fn from(kind: RecordKind) -> Self {
+        match kind {
+            RecordKind::Result => Self::Results,
+            RecordKind::Value => Self::Values,
+            RecordKind::Producer => Self::Producers,
+            RecordKind::Recipe => Self::Recipes,
+        }
+    }
 }
 
 impl Shared {

@@ -4,7 +4,8 @@ use crate::fixture::{HeldClock, config, context, fetch, files, fresh, is_present
 use bytes::Bytes;
 use futures::stream;
 use mortar_model::{
-    Blob, BlobStore, BlobStoreExt, Digest, Kind, LocalFiles, Range, UploadId, UploadSessions, Values,
+    Blob, BlobStore, BlobStoreExt, Digest, Encoding, Kind, LocalFiles, Range, UploadId, UploadSessions,
+    Values,
 };
 use mortar_store::{DiskStore, Policy};
 use std::{path::Path, sync::Arc, time::Duration};
@@ -155,7 +156,7 @@ async fn what_can_never_fit_is_refused_before_it_flows() {
     let (digest, _) = fresh(2 * MIB as usize);
     let untouched = stream::poll_fn(|_| panic!("the content was asked for"));
     let written = store.write(&context(), digest, Blob::stream(digest.size(), untouched)).await;
-    let opened = store.open(&context(), &UploadId("1".into()), digest).await.map(drop);
+    let opened = store.open(&context(), &UploadId("1".into()), digest, Encoding::Identity).await.map(drop);
     for refused in [written, opened] {
         let error = refused.unwrap_err();
         assert!(matches!(error.kind(), Kind::ResourceExhausted { retry_after: None, .. }), "{error}");
@@ -170,7 +171,12 @@ async fn sizes_that_are_only_claimed_take_no_room() {
     let mut uploads = Vec::new();
     for index in 0..20 {
         let digest = Digest::new(kept.function(), [index; 32], 900_000);
-        uploads.push(store.open(&context(), &UploadId(index.to_string().into()), digest).await.unwrap());
+        uploads.push(
+            store
+                .open(&context(), &UploadId(index.to_string().into()), digest, Encoding::Identity)
+                .await
+                .unwrap(),
+        );
     }
     assert!(is_present(&*store, kept).await);
     put(&*store, 400_000).await;

@@ -2,7 +2,7 @@
 
 use crate::fixture::{PLENTY, config, context, fetch, files, open, walked};
 use bytes::Bytes;
-use mortar_model::{BlobStore, Digest, DigestFunction, Range, UploadId, UploadSessions, Values};
+use mortar_model::{BlobStore, Digest, DigestFunction, Encoding, Range, UploadId, UploadSessions, Values};
 use mortar_store::DiskStore;
 use mortar_testkit::{conformance::Random, faults};
 use std::{
@@ -96,7 +96,10 @@ async fn write_forever(store: Arc<DiskStore>) {
         let value = Bytes::copy_from_slice(digest.hash());
         Values::put(&*store, &context(), digest.hash(), value).await.unwrap();
         if random.number().is_multiple_of(3) {
-            let mut upload = store.open(&context(), &UploadId(digest.hex().into()), digest).await.unwrap();
+            let mut upload = store
+                .open(&context(), &UploadId(digest.hex().into()), digest, Encoding::Identity)
+                .await
+                .unwrap();
             upload.write(bytes).await.unwrap();
             upload.finish().await.unwrap();
         } else {

@@ -2,7 +2,7 @@
 
 use crate::fixture::{HeldClock, PLENTY, config, context, files, fresh, is_present, put, until, walked};
 use bytes::Bytes;
-use mortar_model::{Digest, Kind, Upload, UploadId, UploadSessions};
+use mortar_model::{Digest, Encoding, Kind, Upload, UploadId, UploadSessions};
 use mortar_store::{DiskStore, Policy};
 use std::{
     path::Path,
@@ -35,7 +35,7 @@ async fn begun(
     (digest, bytes): &(Digest, Bytes),
     sent: usize,
 ) -> Box<dyn Upload> {
-    let mut upload = store.open(&context(), &id(name), *digest).await.unwrap();
+    let mut upload = store.open(&context(), &id(name), *digest, Encoding::Identity).await.unwrap();
     upload.write(bytes.slice(..sent)).await.unwrap();
     upload
 }
@@ -68,7 +68,7 @@ async fn an_upload_that_is_held_makes_no_room() {
     let mut held = begun(&store, "held", &blob, 4_000_000).await;
     clock.advance(2 * 60 * MINUTE);
     let (digest, bytes) = fresh(2_000_000);
-    let mut other = store.open(&context(), &id("other"), digest).await.unwrap();
+    let mut other = store.open(&context(), &id("other"), digest, Encoding::Identity).await.unwrap();
     let error = other.write(bytes).await.unwrap_err();
     assert!(matches!(error.kind(), Kind::ResourceExhausted { retry_after: Some(_), .. }), "{error}");
     held.write(blob.1.slice(4_000_000..)).await.unwrap();
@@ -162,7 +162,7 @@ async fn a_blob_that_is_written_again_is_never_missing() {
             let (store, bytes) = (store.clone(), bytes.clone());
             async move {
                 let name = id(format!("{number}-{writer}"));
-                let mut upload = store.open(&context(), &name, digest).await.unwrap();
+                let mut upload = store.open(&context(), &name, digest, Encoding::Identity).await.unwrap();
                 upload.write(bytes).await.unwrap();
                 upload.finish().await.unwrap();
             }
@@ -180,17 +180,17 @@ async fn idle_uploads_expire_and_held_ones_do_not() {
     let policy = Policy { clock: clock.clone(), ..Policy::default() };
     let store = DiskStore::open_with(config(directory.path(), PLENTY), policy).unwrap();
     let (digest, bytes) = fresh(1_000_000);
-    let mut left = store.open(&context(), &id("left"), digest).await.unwrap();
+    let mut left = store.open(&context(), &id("left"), digest, Encoding::Identity).await.unwrap();
     left.write(bytes.slice(..500_000)).await.unwrap();
     drop(left);
-    let mut held = store.open(&context(), &id("held"), digest).await.unwrap();
+    let mut held = store.open(&context(), &id("held"), digest, Encoding::Identity).await.unwrap();
     held.write(bytes.slice(..500_000)).await.unwrap();
 
     clock.advance(30 * 60);
-    drop(store.open(&context(), &id("new"), digest).await.unwrap());
+    drop(store.open(&context(), &id("new"), digest, Encoding::Identity).await.unwrap());
     assert_eq!(store.committed(&context(), &id("left")).await.unwrap(), Some(500_000));
     clock.advance(40 * 60);
-    drop(store.open(&context(), &id("newer"), digest).await.unwrap());
+    drop(store.open(&context(), &id("newer"), digest, Encoding::Identity).await.unwrap());
     assert_eq!(store.committed(&context(), &id("left")).await.unwrap(), None);
     assert_eq!(store.stats().uploads, 3);
     let temps = || files(&directory.path().join("tmp")).len();
@@ -207,7 +207,7 @@ async fn only_so_many_idle_uploads_are_kept() {
     let store = DiskStore::open_with(config(directory.path(), PLENTY), policy).unwrap();
     for index in 0..20 {
         clock.advance(1);
-        drop(store.open(&context(), &id(index), fresh(10).0).await.unwrap());
+        drop(store.open(&context(), &id(index), fresh(10).0, Encoding::Identity).await.unwrap());
     }
     assert_eq!(store.stats().uploads, 5);
     assert_eq!(committed(&store, "14").await, None);
@@ -219,7 +219,7 @@ async fn uploads_end_with_the_store() {
     let directory = tempfile::tempdir().unwrap();
     let store = DiskStore::open(config(directory.path(), PLENTY)).unwrap();
     let (digest, bytes) = fresh(1_000_000);
-    let mut upload = store.open(&context(), &id("left"), digest).await.unwrap();
+    let mut upload = store.open(&context(), &id("left"), digest, Encoding::Identity).await.unwrap();
     upload.write(bytes.slice(..500_000)).await.unwrap();
     drop(upload);
     drop(store);

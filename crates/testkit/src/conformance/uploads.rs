@@ -3,7 +3,7 @@
 use super::{Random, Subject};
 use anyhow::{Context as _, Result, ensure};
 use bytes::Bytes;
-use mortar_model::{Blame, Digest, Kind, Upload, UploadId, UploadSessions};
+use mortar_model::{Blame, Digest, Encoding, Kind, Upload, UploadId, UploadSessions};
 
 const LENGTH: usize = 1_000_000;
 
@@ -20,7 +20,7 @@ fn new_id() -> UploadId {
 }
 
 async fn open(subject: &Subject, id: &UploadId, digest: Digest) -> Result<Box<dyn Upload>> {
-    Ok(uploads(subject)?.open(&subject.context, id, digest).await?)
+    Ok(uploads(subject)?.open(&subject.context, id, digest, Encoding::Identity).await?)
 }
 
 /// Writes `bytes` from where the upload stands, in pieces.
