@@ -6,6 +6,7 @@
 mod blocking;
 pub mod completeness;
 pub mod disk;
+pub mod frames;
 mod intake;
 pub mod memory;
 pub mod records;
