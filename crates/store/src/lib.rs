@@ -14,7 +14,7 @@ mod sessions;
 pub mod size_limit;
 
 pub use completeness::Completeness;
-pub use disk::{DiskActionCache, DiskConfig, DiskStore, Policy, StoreStats};
+pub use disk::{DiskConfig, DiskStore, Gate, Policy, Step, StoreStats};
 pub use memory::{MemoryActionCache, MemoryStore};
 pub use records::{Record, RecordKind, Records};
 pub use size_limit::SizeLimit;

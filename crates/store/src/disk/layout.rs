@@ -1,19 +1,21 @@
 //! Where things lie in the store's directory, and who may open it.
 //!
 //! ```text
-//! FORMAT            one line: what this directory is, in which version
+//! FORMAT            what this directory is, in which version; the secret of its checksums
 //! lock              locked (flock) by the one process that owns the directory; holds its process id
-//! blobs/sha256/ab/ab…   a blob, named by its hash, in one of 256 directories
-//! blobs/blake3/ab/ab…
-//! results/ab/ab…    an action result, named by a hash of instance and key
-//! values/ab/ab…     an opaque value, likewise
+//! CHECKPOINT        how far the index is durable (`checkpoint`)
+//! index/NN          the index (`table`), and the uses of its entries (NN.uses)
+//! segments/NNNNNNNN records (`segments`, `frame`)
+//! blobs/sha256/ab/ab…       a large blob as it is, named by its hash, in one of 256 directories
+//! blobs/sha256/ab/ab….zst   a large blob as a seekable zstd file
+//! blobs/blake3/ab/ab…       likewise
+//! made/RUN/ab…      files made of other blobs by one run (`made`); those of other runs are rubbish
 //! tmp/RUN/N         unfinished files of one run; those of other runs are rubbish
 //! quarantine/       what was found damaged, newest only
 //! ```
-//!
-//! What is in the files is the business of `write` and `records`.
 
-use mortar_model::{Digest, DigestFunction, Error, Kind, Result};
+use super::{key::Key, medium::Medium};
+use mortar_model::{Encoding, Error, Kind, Result};
 use rustix::fs::{FlockOperation, flock};
 use std::{
     fs::{self, File, OpenOptions},
@@ -24,69 +26,18 @@ use std::{
 };
 
 const FORMAT_FILE: &str = "FORMAT";
-const FORMAT: &str = "mortar-store 1\n";
+const FORMAT: &str = "mortar-store 2";
 const LOCK_FILE: &str = "lock";
+const DIRECTORIES: [&str; 7] =
+    ["blobs/sha256", "blobs/blake3", "segments", "index", "tmp", "made", "quarantine"];
 /// A process that was just killed may hold its lock for some moments more.
 const LOCK_PATIENCE: Duration = Duration::from_millis(200);
-
-/// The kinds of things that are kept, each in a directory of its own.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub(super) enum Space {
-    Sha256,
-    Blake3,
-    Results,
-    Values,
-    Producers,
-    Recipes,
-}
-
-impl Space {
-    pub const ALL: [Self; 6] =
-        [Self::Sha256, Self::Blake3, Self::Results, Self::Values, Self::Producers, Self::Recipes];
-
-    fn directory(self) -> &'static str {
-        match self {
-            Self::Sha256 => "blobs/sha256",
-            Self::Blake3 => "blobs/blake3",
-            Self::Results => "results",
-            Self::Values => "values",
-            Self::Producers => "producers",
-            Self::Recipes => "recipes",
-        }
-    }
-}
-
-impl From<DigestFunction> for Space {
-    fn from(function: DigestFunction) -> Self {
-        match function {
-            DigestFunction::Sha256 => Self::Sha256,
-            DigestFunction::Blake3 => Self::Blake3,
-        }
-    }
-}
-
-/// Names one file of the store.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub(super) struct Key {
-    pub space: Space,
-    pub hash: [u8; 32],
-}
-
-impl Key {
-    pub fn of(digest: Digest) -> Self {
-        Self { space: digest.function().into(), hash: *digest.hash() }
-    }
-
-    pub fn hex(&self) -> String {
-        // The function and size play no part in the spelling of a hash.
-        Digest::new(DigestFunction::Sha256, self.hash, 0).hex()
-    }
-}
 
 /// The directory, opened and owned.
 pub(super) struct Layout {
     root: PathBuf,
-    run: PathBuf,
+    run: String,
+    secret: u64,
     next_temp: AtomicU64,
     _lock: File,
 }
@@ -94,40 +45,67 @@ pub(super) struct Layout {
 impl Layout {
     /// Takes hold of a directory, which is made if it does not exist. One that is not a store of this version, or
     /// that another process owns, is left as it is.
-    pub fn open(root: &Path) -> Result<Self> {
+    pub fn open(root: &Path, medium: &Medium) -> Result<Self> {
         let refuse = |action: &str, error| Error::io(format!("{action} `{}`", root.display()), error);
         fs::create_dir_all(root).map_err(|error| refuse("creating the store's directory", error))?;
         inspect(root)?;
         let lock = lock(root)?;
-        let fresh = !inspect(root)?;
-        let run = root.join("tmp").join(run_name());
+        let known = inspect(root)?;
+        let secret = known.unwrap_or_else(new_secret);
+        let layout = Self { root: root.into(), run: run_name(), secret, next_temp: AtomicU64::new(0), _lock: lock };
         let make = || -> io::Result<()> {
-            for space in Space::ALL {
-                fs::create_dir_all(root.join(space.directory()))?;
+            for directory in DIRECTORIES {
+                fs::create_dir_all(root.join(directory))?;
             }
-            fs::create_dir_all(root.join("quarantine"))?;
-            fs::create_dir_all(&run)?;
-            if fresh {
-                write_durably(&run.join(FORMAT_FILE), FORMAT.as_bytes())?;
-                fs::rename(run.join(FORMAT_FILE), root.join(FORMAT_FILE))?;
+            fs::create_dir_all(root.join("tmp").join(&layout.run))?;
+            fs::create_dir_all(root.join("made").join(&layout.run))?;
+            if known.is_none() {
+                medium.replace(&root.join(FORMAT_FILE), format!("{FORMAT}\nsecret {secret:016x}\n").as_bytes())?;
             }
-            sync_directory(&root.join("blobs"))?;
-            sync_directory(root)
+            medium.sync_directory(&root.join("blobs"))?;
+            medium.sync_directory(root)
         };
         make().map_err(|error| refuse("writing to the store's directory", error))?;
-        Ok(Self { root: root.into(), run, next_temp: AtomicU64::new(0), _lock: lock })
+        Ok(layout)
     }
 
-    pub fn path(&self, key: Key) -> PathBuf {
+    /// What checksums of this store begin with.
+    pub fn secret(&self) -> u64 {
+        self.secret
+    }
+
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// Where the file of a blob lies in this encoding.
+    pub fn blob_path(&self, key: Key, encoding: Encoding) -> PathBuf {
         let hex = key.hex();
-        let mut path = self.space(key.space);
+        let mut path = self.root.join("blobs");
+        path.push(key.space.name());
         path.push(&hex[..2]);
-        path.push(hex);
+        path.push(match encoding {
+            Encoding::Identity => hex,
+            Encoding::Zstd => format!("{hex}.zst"),
+        });
         path
     }
 
-    pub fn space(&self, space: Space) -> PathBuf {
-        self.root.join(space.directory())
+    /// Where a file lies that is made of a blob.
+    pub fn made_path(&self, key: Key) -> PathBuf {
+        self.root.join("made").join(&self.run).join(format!("{}-{}", key.space.name(), key.hex()))
+    }
+
+    pub fn segments(&self) -> PathBuf {
+        self.root.join("segments")
+    }
+
+    pub fn index(&self) -> PathBuf {
+        self.root.join("index")
+    }
+
+    pub fn checkpoint(&self) -> PathBuf {
+        self.root.join("CHECKPOINT")
     }
 
     pub fn quarantine(&self) -> PathBuf {
@@ -136,36 +114,47 @@ impl Layout {
 
     /// A name for an unfinished file that was not given out before.
     pub fn temp_path(&self) -> PathBuf {
-        self.run.join(self.next_temp.fetch_add(1, Ordering::Relaxed).to_string())
+        let number = self.next_temp.fetch_add(1, Ordering::Relaxed);
+        self.root.join("tmp").join(&self.run).join(number.to_string())
     }
 
     /// What earlier runs left unfinished.
     pub fn rubbish(&self) -> Vec<PathBuf> {
-        let entries = fs::read_dir(self.root.join("tmp")).into_iter().flatten().flatten();
-        entries.map(|entry| entry.path()).filter(|path| *path != self.run).collect()
+        let of = |directory: &str| fs::read_dir(self.root.join(directory)).into_iter().flatten().flatten();
+        let entries = of("tmp").chain(of("made"));
+        entries.filter(|entry| *entry.file_name() != *self.run).map(|entry| entry.path()).collect()
     }
 }
 
 impl Drop for Layout {
     fn drop(&mut self) {
         // Only when empty; otherwise the next run clears it.
-        let _ = fs::remove_dir(&self.run);
+        for directory in ["tmp", "made"] {
+            let _ = fs::remove_dir(self.root.join(directory).join(&self.run));
+        }
     }
 }
 
-/// Whether `root` holds a store already; an error if it holds something else.
-fn inspect(root: &Path) -> Result<bool> {
+/// The secret of the store that `root` holds already; none if it is empty, an error if it holds something else.
+fn inspect(root: &Path) -> Result<Option<u64>> {
     let failed = |error| Error::io(format!("reading the store's directory `{}`", root.display()), error);
     let refuse = |message: String| Err(Error::new(Kind::FailedPrecondition { message }));
     match fs::read(root.join(FORMAT_FILE)) {
-        Ok(format) if format == FORMAT.as_bytes() => return Ok(true),
         Ok(format) => {
-            let (found, root) = (String::from_utf8_lossy(&format), root.display());
-            return refuse(format!(
-                "`{root}` holds a store of the format `{}`; this version reads `{}`",
-                found.chars().take(40).collect::<String>().trim(),
-                FORMAT.trim()
-            ));
+            let text = String::from_utf8_lossy(&format);
+            let mut lines = text.lines();
+            let (found, root) = (lines.next().unwrap_or_default(), root.display());
+            if found != FORMAT {
+                let found = found.chars().take(40).collect::<String>();
+                return refuse(format!(
+                    "`{root}` holds a store of the format `{found}`; this version reads `{FORMAT}`"
+                ));
+            }
+            let secret = lines.next().and_then(|line| line.strip_prefix("secret "));
+            return match secret.and_then(|secret| u64::from_str_radix(secret, 16).ok()) {
+                Some(secret) => Ok(Some(secret)),
+                None => refuse(format!("`{root}/{FORMAT_FILE}` is damaged: it names no secret")),
+            };
         }
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
         Err(error) => return Err(failed(error)),
@@ -180,7 +169,7 @@ fn inspect(root: &Path) -> Result<bool> {
             return refuse(format!("`{root}` is not empty (it holds `{name}`) and is no store of Mortar's"));
         }
     }
-    Ok(false)
+    Ok(None)
 }
 
 fn lock(root: &Path) -> Result<File> {
@@ -219,13 +208,8 @@ fn run_name() -> String {
     format!("{}-{}", std::process::id(), since.as_nanos())
 }
 
-fn write_durably(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let mut file = File::create(path)?;
-    file.write_all(bytes)?;
-    file.sync_all()
-}
-
-/// Makes the names in a directory durable.
-pub(super) fn sync_directory(path: &Path) -> io::Result<()> {
-    File::open(path)?.sync_all()
+/// Random enough that nobody who sends content can foresee it.
+fn new_secret() -> u64 {
+    use std::hash::{BuildHasher, RandomState};
+    RandomState::new().hash_one(std::process::id())
 }

@@ -1,44 +1,76 @@
-//! The disk store: one file a blob. Durable when acknowledged, bounded in size, checked when read, safe when killed.
+//! The disk store. Small things are appended to segments and made durable in groups, large blobs are files; an index in
+//! mapped files tells where each thing lies, so that opening takes no time and memory is the page cache's.
+//! `docs/disk-format.md` has the format byte by byte.
 //!
-//! - `layout`: the directory, its owner, its names · `walk`: what is in it, found after the start
-//! - `index`: what is known in memory · `eviction`: staying within the size
-//! - `write`, `temp`: how files come in · `read`: how they go out · `quarantine`: what becomes of damaged ones
-//! - `records`: action results and opaque values
+//! - `layout`: the directory and its owner · `medium`: all that is done to files · `key`: what is named
+//! - `frame`, `segments`, `scan`: records, the files they are in, all of one file · `log`: how they are appended
+//! - `table`: the index · `checkpoint`, `replay`: how it survives
+//! - `intake`, `files`, `pieces`: how blobs come in · `read`, `made`: how they go out · `records`: what else is kept
+//! - `leases`: what was promised · `room`, `usage`: what it takes · `keeper`, `sweep`, `reclaim`: making room
+//! - `quarantine`: what becomes of damaged things
 //!
-//! All work on files is done on blocking threads. Completeness of action results, permissions and limits per
-//! request are left to others.
+//! Completeness of action results, permissions and limits per request are left to others.
 
-mod eviction;
-mod index;
+mod checkpoint;
+mod files;
+mod frame;
+mod intake;
+mod keeper;
+mod key;
 mod layout;
+mod leases;
+mod log;
+mod made;
+mod medium;
+mod pieces;
 mod quarantine;
 mod read;
+mod reclaim;
 mod records;
-mod temp;
-mod walk;
-mod write;
+mod replay;
+mod room;
+mod scan;
+mod segments;
+mod sweep;
+mod table;
+mod usage;
 
-pub use records::DiskActionCache;
+pub use medium::{Gate, Step};
 
-use crate::{
-    blocking::hop,
-    sessions::{Sessions, identity_only},
-};
+use crate::{blocking::hop, frames, sessions::Sessions};
 use async_trait::async_trait;
-use index::{Index, Time};
-use layout::{Key, Layout, Space};
+use bytes::Bytes;
+use checkpoint::{Checkpoint, Progress};
+use intake::Arriving;
+use key::Key;
+use layout::Layout;
+use leases::{Leases, Stamp};
+use medium::Medium;
 use mortar_model::{
-    Blob, BlobStore, Clock, Context, Digest, DigestFunction, DigestSet, Encoding, Error, HashIndex,
-    LocalFile, LocalFiles, Range, Result, SystemClock, Upload, UploadId, UploadSessions, clock::since_epoch,
-    context::Promise,
+    Blob, BlobStore, ByteStream, Clock, Context, Digest, DigestFunction, DigestSet, EncodedBlobs, Encoding,
+    Error, HashIndex, LocalFile, LocalFiles, Range, Result, SystemClock, Upload, UploadId, UploadSessions,
 };
 use parking_lot::Mutex;
-use rustix::fs::{AtFlags, CWD, Timespec, Timestamps, UTIME_OMIT, utimensat};
+use segments::Segments;
 use std::{
-    path::PathBuf,
-    sync::{Arc, Weak},
-    time::Duration,
+    io,
+    path::{Path, PathBuf},
+    sync::{
+        Arc, OnceLock, Weak,
+        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
+    },
+    thread::JoinHandle,
+    time::{Duration, Instant},
 };
+use table::{Entry, Table};
+
+/// Disk space is given in blocks, in bytes.
+const BLOCK: u64 = 4096;
+/// Digests that are looked up where they are asked for; more of them are worth a hop to a thread that may block.
+const LOOK_AT_ONCE: usize = 32;
+/// Segments of large stores; those of small ones are in proportion.
+const SEGMENT: u64 = 128 << 20;
+const SMALLEST_SEGMENT: u64 = 256 << 10;
 
 /// Where a store lies and how much it may take.
 #[derive(Clone, Debug)]
@@ -52,26 +84,29 @@ pub struct DiskConfig {
 /// What seldom needs to be changed, and the clock.
 #[derive(Clone)]
 pub struct Policy {
-    /// What was called present within this time is evicted only when nothing older, and no idle upload, is left.
+    /// What was promised stays so long, unless a write would be refused otherwise.
+    pub lease: Duration,
+    /// An invocation that makes no call for so long has ended; until then, nothing takes what it was promised.
     pub grace: Duration,
-    /// A use is written to the file, to be known after a restart, when the last one written is this old.
-    pub note_use_after: Duration,
     /// How long an upload that nobody continues is kept, if its room is not needed earlier.
     pub keep_uploads: Duration,
     /// How many of such uploads are kept; each holds a file open.
     pub max_idle_uploads: usize,
     /// Where time comes from.
     pub clock: Arc<dyn Clock>,
+    /// Sees all that is done to files. For tests.
+    pub gate: Option<Arc<dyn Gate>>,
 }
 
 impl Default for Policy {
     fn default() -> Self {
         Self {
+            lease: Duration::from_secs(3 * 60 * 60),
             grace: Duration::from_secs(10 * 60),
-            note_use_after: Duration::from_secs(10 * 60),
             keep_uploads: Duration::from_secs(60 * 60),
             max_idle_uploads: 128,
             clock: Arc::new(SystemClock),
+            gate: None,
         }
     }
 }
@@ -79,30 +114,52 @@ impl Default for Policy {
 /// How a store is doing.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct StoreStats {
-    /// What it takes on disk, unfinished writes included. Too small until `walked`.
+    /// What it takes on disk, unfinished writes included.
     pub bytes: u64,
     /// What it may take.
     pub max_size: u64,
-    /// Blobs of all digest functions. Too few until `walked`.
+    /// Blobs of all digest functions.
     pub blobs: u64,
     /// Action results.
     pub results: u64,
     /// Opaque values.
     pub values: u64,
-    /// The walk through the directory has ended: the figures are exact.
+    /// All was counted since the start: the figures are exact even if the last run did not end in order.
     pub walked: bool,
-    /// Files evicted since the start.
+    /// Things evicted since the start.
     pub evictions: u64,
-    /// Files found damaged since the start.
+    /// Of those, things whose soft lease had not ended.
+    pub shed: u64,
+    /// Things found damaged since the start.
     pub quarantined: u64,
+    /// Files found to be removed behind the store's back since the start.
+    pub lost: u64,
+    /// Things lost, by damage or otherwise, on which a running invocation counted.
+    pub lease_violations: u64,
+    /// Writes refused since the start, for want of room.
+    pub refused: u64,
+    /// Segments reclaimed since the start.
+    pub reclaimed: u64,
     /// Uploads begun and not ended.
     pub uploads: u64,
+    /// Invocations that count on what they were promised.
+    pub invocations: u64,
+    /// Bytes in segments, of their records and what is dead of them.
+    pub segment_bytes: u64,
+    /// Bytes of blobs that are files.
+    pub file_bytes: u64,
+    /// Bytes of files made of other blobs, for input roots.
+    pub made_bytes: u64,
+    /// Bytes of the index.
+    pub index_bytes: u64,
 }
 
-/// Blobs, uploads and opaque values in one directory, which one process owns.
+/// Blobs, uploads and records in one directory, which one process owns. Dropping it waits until all that was begun is
+/// on disk.
 pub struct DiskStore {
     shared: Arc<Shared>,
-    uploads: Arc<Sessions<write::Sink>>,
+    uploads: Arc<Sessions<Arriving>>,
+    threads: Vec<JoinHandle<()>>,
 }
 
 impl DiskStore {
@@ -113,109 +170,262 @@ impl DiskStore {
 
     /// Opens the store with a policy of one's own.
     pub fn open_with(config: DiskConfig, policy: Policy) -> Result<Arc<Self>> {
-        let layout = Layout::open(&config.directory)?;
+        let medium = Medium::new(policy.gate.clone());
+        let layout = Layout::open(&config.directory, &medium)?;
+        let name = config.directory.display().to_string();
+        let open = Shared::open(layout, medium, config.max_size, &policy);
+        let (shared, sequence) = open.map_err(|error| Error::io(format!("opening the store in `{name}`"), error))?;
+        let shared = Arc::new(shared);
         let uploads = Sessions::new(policy.keep_uploads, policy.max_idle_uploads, policy.clock.clone());
         let uploads = Arc::new(uploads);
-        let shared = Arc::new(Shared {
-            layout,
-            index: Mutex::default(),
-            names: Mutex::default(),
-            uploads: Arc::downgrade(&uploads),
-            max_size: config.max_size,
-            policy,
-        });
-        walk::start(&shared).map_err(|error| Error::io("starting a thread", error))?;
-        Ok(Arc::new(Self { shared, uploads }))
+        let _ = shared.uploads.set(Arc::downgrade(&uploads));
+        let log = shared.clone();
+        let keeper = shared.clone();
+        let threads = vec![
+            spawn("store-log", move || log::run(&log, sequence))?,
+            spawn("store-keeper", move || keeper::run(&keeper))?,
+        ];
+        Ok(Arc::new(Self { shared, uploads, threads }))
     }
 
     /// How the store is doing, now.
     pub fn stats(&self) -> StoreStats {
-        let uploads = self.uploads.len() as u64;
-        let index = self.shared.index.lock();
+        let (shared, uploads) = (&self.shared, self.uploads.len() as u64);
+        let [blobs, results, values] = shared.usage.counts();
+        let counters = &shared.counters;
         StoreStats {
-            bytes: index.total(),
-            max_size: self.shared.max_size,
-            blobs: index.count(Space::Sha256) + index.count(Space::Blake3),
-            results: index.count(Space::Results),
-            values: index.count(Space::Values),
-            walked: index.complete,
-            evictions: index.evictions,
-            quarantined: index.quarantined,
+            bytes: shared.total(),
+            max_size: shared.max_size,
+            blobs,
+            results,
+            values,
+            walked: shared.stock_taken.load(Relaxed),
+            evictions: counters.evictions.load(Relaxed),
+            shed: counters.shed.load(Relaxed),
+            quarantined: counters.quarantined.load(Relaxed),
+            lost: counters.lost.load(Relaxed),
+            lease_violations: counters.violations.load(Relaxed),
+            refused: shared.room.refused.load(Relaxed),
+            reclaimed: counters.reclaimed.load(Relaxed),
             uploads,
+            invocations: shared.leases.running() as u64,
+            segment_bytes: shared.segments.footprint(),
+            file_bytes: shared.usage.files(),
+            made_bytes: shared.usage.made.load(Relaxed),
+            index_bytes: shared.index_footprint.load(Relaxed),
         }
     }
+}
+
+impl Drop for DiskStore {
+    /// The last of what was acknowledged is durable already; this makes the next start short.
+    fn drop(&mut self) {
+        self.shared.keeper.stop();
+        self.shared.log.close();
+        for thread in self.threads.drain(..) {
+            if thread.join().is_err() {
+                tracing::error!("a thread of the store panicked");
+            }
+        }
+        self.shared.checkpoint(true);
+    }
+}
+
+fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>> {
+    let thread = std::thread::Builder::new().name(name.into()).spawn(work);
+    thread.map_err(|error| Error::io("starting a thread of the store", error))
+}
+
+/// What happened since the start.
+#[derive(Default)]
+struct Counters {
+    evictions: AtomicU64,
+    shed: AtomicU64,
+    quarantined: AtomicU64,
+    lost: AtomicU64,
+    violations: AtomicU64,
+    reclaimed: AtomicU64,
 }
 
 /// What the parts of the store have in common.
 struct Shared {
     layout: Layout,
-    /// Never held during work on files, since it is taken on the reactor too.
-    index: Mutex<Index>,
-    /// Held by whoever gives a file its name or takes it away, until the index agrees. Taken before `index`, and on
-    /// blocking threads only.
-    names: Mutex<()>,
-    /// What is in them holds this in turn. None of them is dropped while `index` is locked, which that takes.
-    uploads: Weak<Sessions<write::Sink>>,
+    medium: Medium,
+    secret: u64,
+    clock: Arc<dyn Clock>,
     max_size: u64,
-    policy: Policy,
+    segment_size: u64,
+    table: Table,
+    segments: Segments,
+    log: log::Log,
+    progress: Mutex<Progress>,
+    leases: Leases,
+    usage: usage::Usage,
+    /// Of the index, as it was when that was last made durable.
+    index_footprint: AtomicU64,
+    room: room::Room,
+    names: Arc<files::Names>,
+    made: made::MadeFiles,
+    keeper: keeper::Keeper,
+    counters: Counters,
+    stock_taken: AtomicBool,
+    /// What is in them holds this in turn.
+    uploads: OnceLock<Weak<Sessions<Arriving>>>,
 }
 
 impl Shared {
-    fn now(&self) -> Time {
-        since_epoch(self.policy.clock.wall()).as_nanos() as Time
-    }
-
-    /// Takes note that somebody builds on a file (unless not `keep`). None if it is not known, else whether its
-    /// name is durable.
-    fn touch(&self, key: Key, keep: bool) -> Option<bool> {
-        let now = self.now();
-        let (settled, due) = {
-            let mut index = self.index.lock();
-            let settled = index.get(key)?.settled;
-            (settled, keep && index.touch(key, now, self.policy.note_use_after.as_nanos() as Time))
+    /// Takes up what earlier runs left. With the highest sequence that was given out.
+    fn open(layout: Layout, medium: Medium, max_size: u64, policy: &Policy) -> io::Result<(Self, u64)> {
+        let secret = layout.secret();
+        let segments = Segments::open(&layout.segments(), secret, &medium)?;
+        let checkpoint = Checkpoint::load(&layout.checkpoint(), secret);
+        let (table, is_new) = open_table(&layout.index(), secret, &medium)?;
+        let known = checkpoint.filter(|_| !is_new).unwrap_or_default();
+        let progress = Progress {
+            applied: known.applied,
+            sequence: known.sequence,
+            appended: 0,
+            saved: 0,
+            saved_at: Instant::now(),
+            seal: false,
         };
-        if due {
-            self.note_use(key, now);
+        let shared = Self {
+            secret,
+            clock: policy.clock.clone(),
+            max_size,
+            segment_size: (max_size / 64).clamp(SMALLEST_SEGMENT, SEGMENT),
+            index_footprint: AtomicU64::new(table.footprint()),
+            table,
+            segments,
+            log: log::Log::default(),
+            progress: Mutex::new(progress),
+            leases: Leases::new(policy, known.leases, known.clean),
+            usage: usage::Usage::default(),
+            room: room::Room::default(),
+            names: Arc::default(),
+            made: made::MadeFiles::default(),
+            keeper: keeper::Keeper::default(),
+            counters: Counters::default(),
+            stock_taken: AtomicBool::new(false),
+            uploads: OnceLock::new(),
+            layout,
+            medium,
+        };
+        shared.room.free.store(u64::MAX, Relaxed);
+        shared.usage.restore(known.files, known.counts);
+        shared.count_quarantine();
+        let highest = match known.clean {
+            true => 0,
+            false => shared.replay(known.applied)?,
+        };
+        let sequence = highest.max(known.sequence);
+        shared.progress.lock().sequence = sequence;
+        // From here on, only a run that ends in order says so.
+        if known.clean || highest > known.sequence {
+            let last = shared.segments.from(0).last().copied().unwrap_or_default();
+            shared.progress.lock().applied = last;
+            shared.checkpoint(false);
         }
-        Some(settled)
+        Ok((shared, sequence))
     }
 
-    /// Tells the file itself of its last use, so that it is known after a restart.
-    fn note_use(&self, key: Key, now: Time) {
-        let seconds = (now / 1_000_000_000) as _;
-        let times = Timestamps {
-            last_access: Timespec { tv_sec: seconds, tv_nsec: (now % 1_000_000_000) as _ },
-            last_modification: Timespec { tv_sec: 0, tv_nsec: UTIME_OMIT },
-        };
-        // A file that is gone is found to be so by whoever reads it.
-        let _ = utimensat(CWD, self.layout.path(key), &times, AtFlags::empty());
+    /// The entry of a thing that is here, whose use is noted.
+    fn look(&self, key: &Key, stamp: Stamp) -> Option<Entry> {
+        let entry = self.table.look(key, |touch, _| stamp.apply(touch))?;
+        self.segments.contains(entry.place.segment).then_some(entry)
+    }
+
+    /// Whether a thing of this size is here; if so, its use is noted.
+    fn has(&self, key: &Key, size: u64, stamp: Stamp) -> bool {
+        self.look(key, stamp).is_some_and(|entry| entry.size == size)
+    }
+
+    fn missing(&self, digests: &DigestSet, stamp: Stamp) -> DigestSet {
+        let is_missing = |digest: &Digest| !digest.is_empty() && !self.has(&Key::of(*digest), digest.size(), stamp);
+        digests.iter().filter(is_missing).collect()
+    }
+
+    /// What is kept free for copies of what segments hold when they are reclaimed.
+    fn compaction_reserve(&self) -> u64 {
+        2 * self.segment_size
+    }
+
+    fn expire_uploads(&self) {
+        if let Some(uploads) = self.uploads.get().and_then(Weak::upgrade) {
+            uploads.expire();
+        }
+    }
+
+    /// Drops the upload that was left first, if nobody holds it; unless `urgent`, only one that was left for a while.
+    fn drop_idle_upload(&self, urgent: bool) -> bool {
+        let Some(uploads) = self.uploads.get().and_then(Weak::upgrade) else { return false };
+        let left_for = uploads.longest_idle();
+        let goes = left_for.is_some_and(|idle| urgent || idle > UPLOAD_REST);
+        if goes {
+            uploads.drop_idlest();
+        }
+        goes
     }
 }
 
-fn keeps(context: &Context) -> bool {
-    context.promise == Promise::Lease
+/// An upload that was left may be taken up again within this time, unless room is wanted at once.
+const UPLOAD_REST: Duration = Duration::from_secs(10 * 60);
+
+/// The index; made anew if it cannot be read, for all it says is in the segments too.
+fn open_table(directory: &Path, secret: u64, medium: &Medium) -> io::Result<(Table, bool)> {
+    let is_new = std::fs::read_dir(directory)?.next().is_none();
+    match Table::open(directory, secret, medium) {
+        Ok(table) => Ok((table, is_new)),
+        Err(error) if matches!(error.kind(), io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof) => {
+            tracing::error!(%error, "the index is damaged; it is made anew from the segments");
+            std::fs::remove_dir_all(directory)?;
+            std::fs::create_dir(directory)?;
+            Ok((Table::open(directory, secret, medium)?, true))
+        }
+        Err(error) => Err(error),
+    }
 }
 
 #[async_trait]
 impl BlobStore for DiskStore {
     async fn read(&self, context: &Context, digest: Digest, range: Range) -> Result<Blob> {
-        self.shared.read_blob(digest, range, keeps(context)).await
+        self.shared.read_blob(digest, range, self.shared.leases.stamp(context)).await
     }
 
-    async fn write(&self, _: &Context, digest: Digest, blob: Blob) -> Result<()> {
-        self.shared.write_blob(digest, blob).await
+    async fn write(&self, context: &Context, digest: Digest, blob: Blob) -> Result<()> {
+        self.shared.write_blob(digest, blob, self.shared.leases.stamp(context)).await
     }
 
     async fn find_missing(&self, context: &Context, digests: &DigestSet) -> Result<DigestSet> {
-        let (shared, digests, keep) = (self.shared.clone(), digests.clone(), keeps(context));
-        hop(move || Ok(digests.into_iter().filter(|digest| !shared.present(*digest, keep)).collect())).await
+        let stamp = self.shared.leases.stamp(context);
+        if digests.len() <= LOOK_AT_ONCE {
+            return Ok(self.shared.missing(digests, stamp));
+        }
+        let (shared, digests) = (self.shared.clone(), digests.clone());
+        hop(move || Ok(shared.missing(&digests, stamp))).await
+    }
+}
+
+#[async_trait]
+impl EncodedBlobs for DiskStore {
+    async fn read_zstd(&self, context: &Context, digest: Digest, range: Range) -> Result<ByteStream> {
+        self.shared.read_frames(digest, range, self.shared.leases.stamp(context)).await
+    }
+
+    async fn write_zstd(&self, context: &Context, digest: Digest, frames: Bytes) -> Result<()> {
+        let stamp = self.shared.leases.stamp(context);
+        let size = usize::try_from(digest.size()).unwrap_or(usize::MAX);
+        self.shared.check_fits(digest.size())?;
+        let whole = frames.clone();
+        let content = hop(move || frames::grow(&whole, size).map_err(|flaw| flaw.of_upload(digest))).await?;
+        self.shared.write_frames(digest, frames, content.into(), stamp).await
     }
 }
 
 #[async_trait]
 impl LocalFiles for DiskStore {
     async fn local_file(&self, context: &Context, digest: Digest) -> Result<Option<LocalFile>> {
-        self.shared.lend_file(digest, keeps(context)).await
+        self.shared.lend_file(digest, self.shared.leases.stamp(context)).await
     }
 }
 
@@ -230,10 +440,8 @@ impl HashIndex for DiskStore {
         if Digest::new(function, *hash, 0).is_empty() {
             return Ok(Some(Digest::empty(function)));
         }
-        let key = Key { space: function.into(), hash: *hash };
-        let (shared, keep) = (self.shared.clone(), keeps(context));
-        let size = hop(move || Ok(shared.size_of(key, keep))).await?;
-        Ok(size.map(|size| Digest::new(function, key.hash, size)))
+        let entry = self.shared.look(&Key::new(function, *hash), self.shared.leases.stamp(context));
+        Ok(entry.map(|entry| Digest::new(function, *hash, entry.size)))
     }
 }
 
@@ -247,10 +455,10 @@ impl UploadSessions for DiskStore {
         digest: Digest,
         encoding: Encoding,
     ) -> Result<Box<dyn Upload>> {
-        identity_only(digest, encoding)?;
-        let shared = self.shared.clone();
+        crate::sessions::identity_only(digest, encoding)?;
+        let (shared, stamp) = (self.shared.clone(), self.shared.leases.stamp(context));
         shared.check_fits(digest.size())?;
-        self.uploads.open(context, id, digest, move || write::Sink::create(shared, digest)).await
+        self.uploads.open(context, id, digest, move || Arriving::begin(shared, digest, stamp)).await
     }
 
     async fn committed(&self, context: &Context, id: &UploadId) -> Result<Option<u64>> {

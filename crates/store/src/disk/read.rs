@@ -1,258 +1,256 @@
-//! How blobs are read: a file is opened once, so that nothing done to its name matters, and read and hashed in
-//! pieces on blocking threads, one piece ahead of the reader. The last piece passes only if the whole matches.
-//!
-//! A part of a blob, or a file that is handed out, is checked as a whole first, unless this process has done so
-//! since the file was last changed.
+//! How blobs are read. Small ones come with their record in one read, from the page cache without leaving the thread; large
+//! ones in pieces on blocking threads, one piece ahead of the reader. Each record and each piece is checked as it
+//! is read; what is damaged is quarantined and never passed on.
 
 use super::{
     Shared,
-    index::{Entry, Stamp},
-    layout::Key,
-    temp::storage_error,
-    write::Sink,
+    frame::Header,
+    key::Key,
+    leases::{Hold, Stamp},
+    medium::Disk,
+    pieces::{PIECE, Pieces},
+    segments::Unread,
+    table::{Entry, Form},
 };
 use crate::{
-    blocking::{Hop, PIECE, hop},
-    intake::Intake,
+    blocking::{Hop, hop},
+    frames,
 };
 use bytes::Bytes;
-use futures::{Stream, stream};
-use mortar_model::{Blob, Digest, Error, Hasher, Kind, LocalFile, Range, Result};
-use std::{
-    fs::{self, File},
-    io,
-    os::unix::fs::FileExt,
-    sync::Arc,
-};
+use futures::{Stream, StreamExt, stream};
+use mortar_model::{Blob, ByteStream, Digest, Encoding, Error, Kind, Range, Result};
+use std::{io, ops, sync::{Arc, atomic::Ordering::Relaxed}};
 
-/// Pieces that are checked in one hop when nobody waits for the bytes themselves.
-const PIECES_A_HOP: usize = 16;
+/// How often a thing is looked for again that was moved this moment.
+const ATTEMPTS: usize = 8;
+
+/// What was found of a blob.
+pub(super) enum Found {
+    /// Its record.
+    Record(Header, Bytes),
+    /// Its file.
+    File(Opened),
+}
+
+/// The file of a blob, and what is known of it.
+#[derive(Clone)]
+pub(super) struct Opened {
+    key: Key,
+    entry: Entry,
+    pub disk: Arc<Disk>,
+    pub pieces: Arc<Pieces>,
+    pub encoding: Encoding,
+}
 
 impl Shared {
-    /// The bytes of a blob within a range. `keep`: the caller builds on it.
-    pub async fn read_blob(self: &Arc<Self>, digest: Digest, range: Range, keep: bool) -> Result<Blob> {
+    /// The bytes of a blob within a range.
+    pub(super) async fn read_blob(self: &Arc<Self>, digest: Digest, range: Range, stamp: Stamp) -> Result<Blob> {
         let (offset, length) = range.within(digest)?;
         if digest.is_empty() {
             return Ok(Blob::bytes(Bytes::new()));
         }
-        let shared = self.clone();
-        if digest.size() <= PIECE as u64 {
-            let whole = hop(move || Reader::open(shared, digest, keep)?.step()).await?;
-            return Ok(Blob::bytes(whole.slice(offset as usize..(offset + length) as usize)));
-        }
-        let mut reader = hop(move || Reader::open(shared, digest, keep)).await?;
-        if length < digest.size() {
-            reader = if length > 0 { reader.checked().await? } else { reader };
-            reader = reader.part(offset, length);
-        }
-        Ok(Blob::stream(length, reader.chunks()))
-    }
-
-    /// The file of a blob, which stays under its name until the answer is dropped.
-    pub async fn lend_file(self: &Arc<Self>, digest: Digest, keep: bool) -> Result<Option<LocalFile>> {
-        let shared = self.clone();
-        let opened = hop(move || {
-            let Some(lease) = Lease::take(&shared, digest, keep)? else { return Ok(None) };
-            if shared.was_checked(digest) {
-                return Ok(Some((lease, None)));
+        match self.find(digest, stamp).await? {
+            Found::Record(header, payload) => {
+                let content = self.content(&header, payload)?;
+                Ok(Blob::bytes(content.slice(offset as usize..(offset + length) as usize)))
             }
-            match Reader::open(shared, digest, keep) {
-                Ok(reader) => Ok(Some((lease, Some(reader)))),
-                Err(error) if error.is_not_found() => Ok(None),
-                Err(error) => Err(error),
+            Found::File(opened) => {
+                let part = offset..offset + length;
+                Ok(Blob::stream(length, self.pieces_of(opened, part, Encoding::Identity)))
             }
-        });
-        let Some((lease, reader)) = opened.await? else { return Ok(None) };
-        if let Some(reader) = reader {
-            reader.checked().await?;
         }
-        Ok(Some(LocalFile::new(self.layout.path(Key::of(digest)), Arc::new(lease))))
     }
 
-    /// Whether this process has checked the file, and it is as it was then; it need not be opened to know. Blocks.
-    fn was_checked(&self, digest: Digest) -> bool {
-        let metadata = fs::symlink_metadata(self.layout.path(Key::of(digest)));
-        let checked = || self.index.lock().get(Key::of(digest)).and_then(|entry| entry.checked);
-        metadata.is_ok_and(|metadata| checked() == Some(Stamp::of(&metadata)))
+    /// As `read_blob`, as zstd frames.
+    pub(super) async fn read_frames(
+        self: &Arc<Self>,
+        digest: Digest,
+        range: Range,
+        stamp: Stamp,
+    ) -> Result<ByteStream> {
+        let (offset, length) = range.within(digest)?;
+        let once = |bytes: Bytes| Ok(stream::once(async move { Ok(bytes) }).boxed());
+        if length == 0 && !digest.is_empty() {
+            self.find(digest, stamp).await?;
+        }
+        if length == 0 {
+            return once(Bytes::from_static(frames::EMPTY_FRAME));
+        }
+        match self.find(digest, stamp).await? {
+            Found::Record(header, payload) => {
+                if header.encoding == Encoding::Zstd && length == digest.size() {
+                    return once(payload);
+                }
+                let content = self.content(&header, payload)?;
+                let part = content.slice(offset as usize..(offset + length) as usize);
+                once(frames::deflate(&part).map_err(|flaw| flaw.at_rest(digest))?.into())
+            }
+            Found::File(opened) => {
+                Ok(self.pieces_of(opened, offset..offset + length, Encoding::Zstd).boxed())
+            }
+        }
     }
 
-    /// Whether a blob is here. Blocks.
-    pub fn present(&self, digest: Digest, keep: bool) -> bool {
-        digest.is_empty() || self.has_file(digest, keep)
+    /// The content that a record holds.
+    pub(super) fn content(&self, header: &Header, payload: Bytes) -> Result<Bytes> {
+        match header.encoding {
+            Encoding::Identity => Ok(payload),
+            Encoding::Zstd => {
+                let grown = frames::grow(&payload, header.size as usize);
+                grown.map(Bytes::from).map_err(|flaw| damaged(header.key, &flaw.to_string()))
+            }
+        }
     }
 
-    fn has_file(&self, digest: Digest, keep: bool) -> bool {
+    fn pieces_of(
+        self: &Arc<Self>,
+        opened: Opened,
+        part: ops::Range<u64>,
+        encoding: Encoding,
+    ) -> impl Stream<Item = Result<Bytes>> + Send + use<> {
+        Reader { shared: self.clone(), opened, part, encoding }.chunks()
+    }
+
+    /// Finds a blob, and takes note that somebody builds on it.
+    async fn find(self: &Arc<Self>, digest: Digest, stamp: Stamp) -> Result<Found> {
         let key = Key::of(digest);
-        let known = self.touch(key, keep);
-        if known == Some(false) {
-            // It may be lost in a crash still, so nobody shall build on it.
-            return false;
+        if let Some(entry) = self.look(&key, stamp).filter(|entry| entry.size == digest.size())
+            && entry.form == Form::Record
+            && let Some(Ok((header, payload))) = self.segments.read_now(entry.place, entry.stored)
+            && header.key == key
+        {
+            return Ok(Found::Record(header, payload));
         }
-        match fs::symlink_metadata(self.layout.path(key)) {
-            Ok(metadata) if metadata.is_file() && metadata.len() == digest.size() => {
-                // It may have come, or be about to go, this moment.
-                known.is_some() || self.discover(key, Entry::found(metadata.len(), self.now(), 0))
+        let shared = self.clone();
+        hop(move || shared.find_blocking(key, Some(digest.size()), stamp)?.ok_or_else(|| not_found(key, digest.size())))
+            .await
+    }
+
+    /// Finds what has this key, of this size if that is given. Blocks.
+    pub(super) fn find_blocking(&self, key: Key, size: Option<u64>, stamp: Stamp) -> Result<Option<Found>> {
+        for _ in 0..ATTEMPTS {
+            let entry = self.look(&key, stamp).filter(|entry| size.is_none_or(|size| entry.size == size));
+            let Some(entry) = entry else { return Ok(None) };
+            let stored = match entry.form {
+                Form::Record => self.segments.read(entry.place, entry.stored),
+                Form::File => self.segments.read_any(entry.place),
+            };
+            let flaw = match stored {
+                Ok((header, payload)) if header.key == key && header.size == entry.size => {
+                    match self.found(key, entry, header, payload)? {
+                        Some(found) => return Ok(Some(found)),
+                        None => continue,
+                    }
+                }
+                // It was moved to another segment this moment.
+                Err(Unread::Gone) => continue,
+                Ok(_) => "its record is that of something else".to_owned(),
+                Err(Unread::Damaged(flaw)) => format!("its record is damaged: {flaw:?}"),
+                Err(Unread::Failed(error)) => format!("its record cannot be read: {error}"),
+            };
+            if self.table.get(&key) == Some(entry) && self.segments.contains(entry.place.segment) {
+                self.quarantine(key, &entry, &flaw);
+                return Err(damaged(key, &flaw));
             }
-            Ok(_) => false,
-            Err(error) => {
-                self.file_failed(key, &error);
-                false
+        }
+        Ok(None)
+    }
+
+    fn found(&self, key: Key, entry: Entry, header: Header, payload: Bytes) -> Result<Option<Found>> {
+        if entry.form == Form::Record {
+            return Ok(Some(Found::Record(header, payload)));
+        }
+        let pieces = Pieces::decode(&payload, header.size).ok_or_else(|| {
+            self.quarantine(key, &entry, "its list of pieces is none");
+            damaged(key, "its list of pieces is none")
+        })?;
+        match self.medium.open(self.layout.blob_path(key, header.encoding)) {
+            Ok(disk) => {
+                let (disk, pieces) = (Arc::new(disk), Arc::new(pieces));
+                Ok(Some(Found::File(Opened { key, entry, disk, pieces, encoding: header.encoding })))
             }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                self.lost(key, &entry);
+                Ok(None)
+            }
+            Err(error) => Err(super::files::storage_error("opening a file", error)),
         }
     }
 
-    /// The size of the blob with this name, going by its file.
-    pub fn size_of(&self, key: Key, keep: bool) -> Option<u64> {
-        if self.touch(key, keep) == Some(false) {
-            return None;
+    /// Forgets a blob whose file somebody removed behind the store's back.
+    fn lost(&self, key: Key, found: &Entry) {
+        if !self.names.begin_removal(key) {
+            // It comes anew this moment, or goes.
+            return std::thread::yield_now();
         }
-        let metadata = fs::symlink_metadata(self.layout.path(key));
-        metadata.inspect_err(|error| self.file_failed(key, error)).ok().map(|metadata| metadata.len())
-    }
-
-    /// Makes a file known that was found on disk. Whether it is there, and its name durable.
-    pub fn discover(&self, key: Key, entry: Entry) -> bool {
-        let _names = self.names.lock();
-        // Otherwise it was evicted since it was found.
-        let there = self.layout.path(key).exists();
-        there && self.index.lock().discover(key, entry)
-    }
-
-    /// Forgets what somebody removed behind the store's back.
-    pub fn file_failed(&self, key: Key, error: &io::Error) {
-        match error.kind() {
-            io::ErrorKind::NotFound => self.forget(key, || !self.layout.path(key).exists()),
-            _ => tracing::error!(key = key.hex(), %error, "a file of the store could not be read"),
+        let mut hold = Hold::Free;
+        let still_gone = self.file_paths(key).iter().all(|path| !path.exists());
+        let removed = self.table.remove(&key, |entry, touch| {
+            hold = self.leases.judge().hold(touch);
+            still_gone && entry.place == found.place
+        });
+        if let Some(entry) = removed {
+            tracing::error!(?key, "the file of a blob was removed behind the store's back");
+            self.usage.replaced(Some(&entry), None);
+            self.counters.lost.fetch_add(1, Relaxed);
+            if hold == Hold::Hard {
+                self.counters.violations.fetch_add(1, Relaxed);
+            }
+            self.log_removal(&[key]);
         }
-    }
-
-    /// Forgets a file if it is `gone`, which is asked when no writer can be about to publish it.
-    pub fn forget(&self, key: Key, gone: impl FnOnce() -> bool) {
-        let _names = self.names.lock();
-        if gone() {
-            self.index.lock().remove(key);
-        }
+        self.names.end_removal(key);
     }
 }
 
-/// Reads one file from its begin to its end, or a part of a file that was checked. All but `chunks` and `checked`
-/// block.
+pub(super) fn not_found(key: Key, size: u64) -> Error {
+    match key.digest(size) {
+        Some(digest) => Error::not_found("blob", digest),
+        None => Error::not_found(key.space.name(), key.hex()),
+    }
+}
+
+fn damaged(key: Key, why: &str) -> Error {
+    tracing::debug!(?key, why, "damaged");
+    let (what, name) = (if key.space.function().is_some() { "blob" } else { key.space.name() }, key.hex());
+    Error::new(Kind::DataLoss {
+        message: format!("{what} `{name}` was damaged in the store and is missing from now on"),
+    })
+}
+
+/// Reads a part of a file, piece by piece.
 struct Reader {
     shared: Arc<Shared>,
-    digest: Digest,
-    file: File,
-    stamp: Stamp,
-    at: u64,
-    end: u64,
-    /// Absent where only a part is read.
-    hasher: Option<Hasher>,
+    opened: Opened,
+    /// What is left to read, in bytes of the content.
+    part: ops::Range<u64>,
+    encoding: Encoding,
 }
 
 impl Reader {
-    fn open(shared: Arc<Shared>, digest: Digest, keep: bool) -> Result<Self> {
-        let key = Key::of(digest);
-        let missing = || Error::not_found("blob", digest);
-        let known = shared.touch(key, keep);
-        let file = File::open(shared.layout.path(key)).map_err(|error| {
-            shared.file_failed(key, &error);
-            match error.kind() {
-                io::ErrorKind::NotFound => missing(),
-                _ => storage_error("opening a file", error),
-            }
-        })?;
-        let metadata = file.metadata().map_err(|error| storage_error("opening a file", error))?;
-        let hasher = Some(Hasher::new(digest.function()));
-        let stamp = Stamp::of(&metadata);
-        let mut reader = Self { shared, digest, file, stamp, at: 0, end: metadata.len(), hasher };
-        if metadata.len() != digest.size() {
-            // Either the file is damaged or the caller has the size wrong.
-            reader.check_all()?;
-            return Err(missing());
-        }
-        if known.is_none() {
-            reader.shared.discover(key, Entry::found(metadata.len(), reader.shared.now(), 0));
-        }
-        Ok(reader)
-    }
-
-    /// Only these bytes, of a file that was checked.
-    fn part(mut self, offset: u64, length: u64) -> Self {
-        (self.at, self.end, self.hasher) = (offset, offset + length, None);
-        self
-    }
-
-    /// The next piece.
+    /// The next piece, in the encoding that is wanted. Blocks.
     fn step(&mut self) -> Result<Bytes> {
-        let mut piece = vec![0; (self.end - self.at).min(PIECE as u64) as usize];
-        if let Err(error) = self.file.read_exact_at(&mut piece, self.at) {
-            return Err(self.damaged(&error.to_string()));
+        let index = (self.part.start / PIECE) as usize;
+        let start = index as u64 * PIECE;
+        let end = (start + PIECE).min(self.opened.entry.size);
+        let bytes = self.shared.piece(&self.opened, index)?;
+        let from = (self.part.start - start) as usize;
+        let to = (self.part.end.min(end) - start) as usize;
+        self.part.start = start + to as u64;
+        let is_whole = from == 0 && to as u64 == end - start;
+        if is_whole && self.opened.encoding == self.encoding {
+            return Ok(bytes);
         }
-        self.at += piece.len() as u64;
-        if let Some(hasher) = &mut self.hasher {
-            hasher.update(&piece);
-            if self.at == self.end {
-                self.judge()?;
-            }
-        }
-        Ok(piece.into())
-    }
-
-    /// The whole was read: does it match?
-    fn judge(&mut self) -> Result<()> {
-        let Some(hasher) = self.hasher.take() else { return Ok(()) };
-        let actual = hasher.finish();
-        if actual.hash() != self.digest.hash() {
-            return Err(self.damaged(&format!("its content is `{actual}`")));
-        }
-        if let Some(entry) = self.shared.index.lock().get_mut(Key::of(self.digest)) {
-            entry.checked = Some(self.stamp);
-        }
-        Ok(())
-    }
-
-    fn damaged(&self, why: &str) -> Error {
-        self.shared.quarantine(Key::of(self.digest), self.stamp, why);
-        let message = format!("blob `{}` was damaged in the store and is missing from now on", self.digest);
-        Error::new(Kind::DataLoss { message })
-    }
-
-    /// Reads the file to its end unless that was done before, with the file as it is.
-    async fn checked(mut self) -> Result<Self> {
-        let known = self.shared.index.lock().get(Key::of(self.digest)).and_then(|entry| entry.checked);
-        if known == Some(self.stamp) {
-            return Ok(self);
-        }
-        loop {
-            let check = move || {
-                let done = self.check_some()?;
-                Ok((self, done))
-            };
-            let done;
-            (self, done) = hop(check).await?;
-            if done {
-                return Ok(self);
+        let content = self.shared.content_of_piece(&self.opened, bytes, (end - start) as usize)?.slice(from..to);
+        match self.encoding {
+            Encoding::Identity => Ok(content),
+            Encoding::Zstd => {
+                let frame = frames::deflate(&content);
+                Ok(frame.map_err(|flaw| damaged(self.opened.key, &flaw.to_string()))?.into())
             }
         }
     }
 
-    fn check_all(&mut self) -> Result<()> {
-        while !self.check_some()? {}
-        Ok(())
-    }
-
-    /// Reads on for a while. True at the end, where all of it was found to match.
-    fn check_some(&mut self) -> Result<bool> {
-        for _ in 0..PIECES_A_HOP {
-            // At least once, so that an empty file is judged too.
-            self.step()?;
-            if self.at == self.end {
-                return Ok(true);
-            }
-        }
-        Ok(false)
-    }
-
-    fn chunks(self) -> impl Stream<Item = Result<Bytes>> + Send {
+    fn chunks(self) -> impl Stream<Item = Result<Bytes>> + Send + use<> {
         stream::unfold(self.ahead(), |next| async move {
             match next?.await {
                 Ok((piece, reader)) => Some((Ok(piece), reader.ahead())),
@@ -263,38 +261,36 @@ impl Reader {
 
     /// Begins to read the next piece, if there is one.
     fn ahead(mut self) -> Option<Hop<(Bytes, Self)>> {
-        let more = self.at < self.end;
-        more.then(|| hop(move || self.step().map(|piece| (piece, self))))
+        (!self.part.is_empty()).then(|| hop(move || self.step().map(|piece| (piece, self))))
     }
 }
 
-/// Keeps a file from being evicted.
-struct Lease {
-    shared: Arc<Shared>,
-    key: Key,
-}
+impl Shared {
+    /// One piece of a file as it is on disk, checked. Blocks.
+    pub(super) fn piece(&self, opened: &Opened, index: usize) -> Result<Bytes> {
+        let (at, length) = opened.pieces.place(index);
+        let why = match opened.disk.read_at(at, length) {
+            Ok(bytes) if opened.pieces.matches(index, &bytes, self.secret) => return Ok(bytes.into()),
+            Ok(_) => format!("piece {index} of its file is damaged"),
+            Err(error) => format!("piece {index} of its file cannot be read: {error}"),
+        };
+        self.quarantine(opened.key, &opened.entry, &why);
+        Err(damaged(opened.key, &why))
+    }
 
-impl Lease {
-    fn take(shared: &Arc<Shared>, digest: Digest, keep: bool) -> Result<Option<Self>> {
-        if !shared.has_file(digest, keep) {
-            if !digest.is_empty() {
-                return Ok(None);
+    /// The content of a piece of so many bytes.
+    pub(super) fn content_of_piece(&self, opened: &Opened, bytes: Bytes, length: usize) -> Result<Bytes> {
+        match opened.encoding {
+            Encoding::Identity => Ok(bytes),
+            Encoding::Zstd => {
+                let grown = frames::grow(&bytes, length);
+                grown.map(Bytes::from).map_err(|flaw| damaged(opened.key, &flaw.to_string()))
             }
-            // The empty blob exists always, its file only now.
-            Sink::create(shared.clone(), digest)?.finish()?;
         }
-        let key = Key::of(digest);
-        let mut index = shared.index.lock();
-        let Some(entry) = index.get_mut(key) else { return Ok(None) };
-        entry.pins += 1;
-        Ok(Some(Self { shared: shared.clone(), key }))
     }
-}
 
-impl Drop for Lease {
-    fn drop(&mut self) {
-        if let Some(entry) = self.shared.index.lock().get_mut(self.key) {
-            entry.pins = entry.pins.saturating_sub(1);
-        }
+    /// Reads all of a file. Blocks.
+    pub(super) fn check_file(&self, opened: &Opened) -> Result<()> {
+        (0..opened.pieces.len()).try_for_each(|index| self.piece(opened, index).map(drop))
     }
 }

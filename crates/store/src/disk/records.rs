@@ -1,11 +1,14 @@
-//! Action results and opaque values: small files whose names do not hash their content, so that each begins with a
-//! hash of the rest. Damaged ones are put aside and count as unknown.
+//! Records and opaque values: like small blobs, but under names that do not hash them, so that a later one replaces an
+//! earlier one. Damaged ones are put aside and count as unknown.
 
 use super::{
     DiskStore, Shared,
-    index::{Entry, Stamp},
-    layout::{Key, Space},
-    write::Draft,
+    frame::Role,
+    key::{Key, Space},
+    leases::Stamp,
+    log::{Append, answered},
+    read::Found,
+    table::{Form, Verdict},
 };
 use crate::{
     blocking::hop,
@@ -13,151 +16,153 @@ use crate::{
 };
 use async_trait::async_trait;
 use bytes::Bytes;
-use futures::{StreamExt, stream::BoxStream};
+use futures::{
+    StreamExt, TryStreamExt,
+    stream::{self, BoxStream},
+};
 use mortar_model::{
-    ActionCache, ActionKey, ActionResult, Codec, Context, Digest, DigestFunction, InstanceName, Result,
-    Values, context::Promise,
+    Context, Digest, DigestFunction, Encoding, Error, InstanceName, Kind, Result, Values, context::Promise,
 };
-use std::{
-    fs::File,
-    io::{self, Read},
-    sync::Arc,
-};
+use std::sync::Arc;
 
-const HASH_LENGTH: usize = 32;
-
-/// Action results in the directory of a [`DiskStore`], each instance's own, evicted along with its blobs.
-///
-/// Keeps whatever it is given; `Completeness` before it sees to it that only usable results are served.
-pub struct DiskActionCache {
-    store: Arc<DiskStore>,
-    codec: Arc<dyn Codec>,
-}
-
-impl DiskActionCache {
-    /// A cache in `store`'s directory that turns results into bytes by `codec`.
-    pub fn new(store: Arc<DiskStore>, codec: Arc<dyn Codec>) -> Self {
-        Self { store, codec }
-    }
-}
+/// A record is no larger, in bytes; it is read and written as a whole.
+const MAX_RECORD: usize = 64 << 20;
 
 #[async_trait]
-impl ActionCache for DiskActionCache {
-    async fn get(&self, context: &Context, key: ActionKey) -> Result<Option<ActionResult>> {
-        let record = record_key(Space::Results, &context.instance, key.function.name(), &key.hash);
-        let Some(bytes) = self.store.shared.get_record(record, context.promise).await? else {
-            return Ok(None);
-        };
-        match self.codec.decode_result(key.function, bytes) {
-            Ok(result) => Ok(Some(result)),
-            Err(error) => {
-                tracing::warn!(?key, %error, "a stored action result could not be decoded");
-                Ok(None)
-            }
-        }
+impl Records for DiskStore {
+    async fn record(&self, kind: RecordKind, name: [u8; 32], keep: bool) -> Result<Option<Bytes>> {
+        let promise = if keep { Promise::Lease } else { Promise::Glance };
+        let stamp = self.shared.leases.stamp(&Context { promise, ..Context::internal() });
+        self.shared.get_record(Key::new(kind, name), stamp).await
     }
 
-    async fn put(&self, context: &Context, key: ActionKey, result: ActionResult) -> Result<()> {
-        let record = record_key(Space::Results, &context.instance, key.function.name(), &key.hash);
-        self.store.shared.put_record(record, self.codec.encode_result(&result)).await
+    async fn put_records(&self, records: Vec<Record>) -> Result<()> {
+        self.shared.put_records(records).await
+    }
+
+    async fn remove_record(&self, kind: RecordKind, name: [u8; 32]) -> Result<bool> {
+        self.shared.forget(Key::new(kind, name)).await
+    }
+
+    fn all_records(&self, kind: RecordKind) -> BoxStream<'_, Result<Record>> {
+        let shared = self.shared.clone();
+        let places = async move {
+            hop(move || {
+                let mut places = Vec::new();
+                shared.table.visit(|entry, _| {
+                    if entry.space == Space::from(kind) && entry.form == Form::Record {
+                        places.push((entry.place, entry.stored));
+                    }
+                    Verdict::Keep
+                });
+                places.sort_unstable();
+                Ok((shared, places))
+            })
+            .await
+        };
+        let each = move |(shared, places): (Arc<Shared>, Vec<_>)| {
+            stream::iter(places).map(move |at| Ok((shared.clone(), at))).try_filter_map(move |(shared, at)| {
+                // What was replaced or removed meanwhile is passed over.
+                hop(move || Ok(shared.record_at(kind, at)))
+            })
+        };
+        stream::once(places).map_ok(each).try_flatten().boxed()
     }
 }
 
 #[async_trait]
 impl Values for DiskStore {
     async fn get(&self, context: &Context, key: &[u8; 32]) -> Result<Option<Bytes>> {
-        let record = record_key(Space::Values, &context.instance, "", key);
-        self.shared.get_record(record, context.promise).await
+        let stamp = self.shared.leases.stamp(context);
+        self.shared.get_record(value_key(&context.instance, key), stamp).await
     }
 
     async fn put(&self, context: &Context, key: &[u8; 32], value: Bytes) -> Result<()> {
-        let record = record_key(Space::Values, &context.instance, "", key);
-        self.shared.put_record(record, value).await
+        let name = value_key(&context.instance, key).hash;
+        self.shared.put_records(vec![Record { kind: RecordKind::Value, name, content: value }]).await
     }
 }
 
 /// Instance names hold no control characters, so a newline divides without doubt.
-fn record_key(space: Space, instance: &InstanceName, function: &str, hash: &[u8; 32]) -> Key {
-    let name = [instance.as_str().as_bytes(), b"\n", function.as_bytes(), b"\n", hash].concat();
-    Key { space, hash: *Digest::of(DigestFunction::Sha256, &name).hash() }
-}
-
-#[async_trait]
-impl Records for DiskStore {
-    async fn record(&self, kind: RecordKind, name: [u8; 32], keep: bool) -> Result<Option<Bytes>> {
-        let promise = if keep { Promise::Lease } else { Promise::Glance };
-        self.shared.get_record(Key { space: kind.into(), hash: name }, promise).await
-    }
-
-    async fn put_records(&self, records: Vec<Record>) -> Result<()> {
-        for Record { kind, name, content } in records {
-            self.shared.put_record(Key { space: kind.into(), hash: name }, content).await?;
-        }
-        Ok(())
-    }
-
-    async fn remove_record(&self, kind: RecordKind, name: [u8; 32]) -> Result<bool> {
-        let (shared, key) = (self.shared.clone(), Key { space: kind.into(), hash: name });
-        hop(move || {
-            shared.index.lock().remove(key);
-            Ok(std::fs::remove_file(shared.layout.path(key)).is_ok())
-        })
-        .await
-    }
-
-    fn all_records(&self, _: RecordKind) -> BoxStream<'_, Result<Record>> {
-        futures::stream::empty().boxed()
-    }
-}
-
-impl From<RecordKind> for Space {
-    fn from(kind: RecordKind) -> Self {
-        match kind {
-            RecordKind::Result => Self::Results,
-            RecordKind::Value => Self::Values,
-            RecordKind::Producer => Self::Producers,
-            RecordKind::Recipe => Self::Recipes,
-        }
-    }
+fn value_key(instance: &InstanceName, key: &[u8; 32]) -> Key {
+    let name = [instance.as_str().as_bytes(), b"\n\n", key].concat();
+    Key::new(RecordKind::Value, *Digest::of(DigestFunction::Sha256, &name).hash())
 }
 
 impl Shared {
-    async fn put_record(self: &Arc<Self>, key: Key, payload: Bytes) -> Result<()> {
-        self.check_fits(payload.len() as u64 + HASH_LENGTH as u64)?;
-        let shared = self.clone();
-        hop(move || {
-            let mut draft = Draft::create(shared, key)?;
-            draft.append(Digest::of(DigestFunction::Blake3, &payload).hash())?;
-            draft.append(&payload)?;
-            draft.publish()
-        })
-        .await
+    async fn put_records(self: &Arc<Self>, records: Vec<Record>) -> Result<()> {
+        let length = records.iter().map(|record| record.content.len() as u64).sum();
+        self.check_fits(length)?;
+        if let Some(record) = records.iter().find(|record| record.content.len() > MAX_RECORD) {
+            let message = format!("{} bytes are too many for a record: at most {MAX_RECORD}", record.content.len());
+            return Err(Error::new(Kind::ResourceExhausted { message, retry_after: None }));
+        }
+        let room = self.reserve(length).await?;
+        let stamp = self.leases.own_stamp();
+        let appends = records.into_iter().map(|Record { kind, name, content }| Append {
+            role: Role::Content,
+            key: Key::new(kind, name),
+            encoding: Encoding::Identity,
+            size: content.len() as u64,
+            payload: content,
+            blocks: 0,
+            stamp,
+            instead_of: None,
+        });
+        for receiver in self.log.append(appends) {
+            answered(receiver).await?;
+        }
+        drop(room);
+        Ok(())
     }
 
-    async fn get_record(self: &Arc<Self>, key: Key, promise: Promise) -> Result<Option<Bytes>> {
-        let shared = self.clone();
-        hop(move || Ok(shared.read_record(key, promise == Promise::Lease))).await
-    }
-
-    fn read_record(&self, key: Key, keep: bool) -> Option<Bytes> {
-        let known = self.touch(key, keep).is_some();
-        let read = || -> io::Result<_> {
-            let mut file = File::open(self.layout.path(key))?;
-            let stamp = Stamp::of(&file.metadata()?);
-            let mut bytes = Vec::new();
-            file.read_to_end(&mut bytes)?;
-            Ok((stamp, Bytes::from(bytes)))
-        };
-        let (stamp, bytes) = read().inspect_err(|error| self.file_failed(key, error)).ok()?;
-        if bytes.len() < HASH_LENGTH
-            || Digest::of(DigestFunction::Blake3, &bytes[HASH_LENGTH..]).hash() != &bytes[..HASH_LENGTH]
+    async fn get_record(self: &Arc<Self>, key: Key, stamp: Stamp) -> Result<Option<Bytes>> {
+        let Some(entry) = self.look(&key, stamp) else { return Ok(None) };
+        if let Some(Ok((header, payload))) = self.segments.read_now(entry.place, entry.stored)
+            && header.key == key
         {
-            self.quarantine(key, stamp, "its content does not match the hash that it begins with");
-            return None;
+            return self.content(&header, payload).map(Some);
         }
-        if !known {
-            self.discover(key, Entry::found(bytes.len() as u64, self.now(), 0));
+        let shared = self.clone();
+        let found = hop(move || match shared.find_blocking(key, None, stamp) {
+            Ok(Some(Found::Record(header, payload))) => shared.content(&header, payload).map(Some),
+            Ok(_) => Ok(None),
+            // It is set aside by now.
+            Err(error) if matches!(error.kind(), Kind::DataLoss { .. }) => Ok(None),
+            Err(error) => Err(error),
+        });
+        found.await
+    }
+
+    fn record_at(&self, kind: RecordKind, (place, stored): (super::frame::Place, u32)) -> Option<Record> {
+        let (header, payload) = self.segments.read(place, stored).ok()?;
+        let is_current = self.table.get(&header.key).is_some_and(|entry| entry.place == place);
+        let content = self.content(&header, payload).ok()?;
+        (is_current && header.key.space == Space::from(kind))
+            .then_some(Record { kind, name: header.key.hash, content })
+    }
+
+    /// Drops a thing, so that it never comes back. Whether there was one.
+    pub(super) async fn forget(self: &Arc<Self>, key: Key) -> Result<bool> {
+        let shared = self.clone();
+        hop(move || shared.forget_blocking(key)).await
+    }
+
+    pub(super) fn forget_blocking(&self, key: Key) -> Result<bool> {
+        let Some(entry) = self.table.get(&key) else { return Ok(false) };
+        if entry.form == Form::File && !self.names.begin_removal(key) {
+            let message = format!("`{}` is in use this moment", key.hex());
+            let retry_after = Some(std::time::Duration::from_secs(1));
+            return Err(Error::new(Kind::Unavailable { message, retry_after }));
         }
-        Some(bytes.slice(HASH_LENGTH..))
+        let removed = self.table.remove(&key, |_, _| true);
+        self.usage.replaced(removed.as_ref(), None);
+        let logged: Result<Vec<_>> =
+            self.log.append([self.removal(key)]).into_iter().map(super::log::answered_blocking).collect();
+        if entry.form == Form::File {
+            self.file_paths(key).iter().for_each(|path| drop(self.medium.remove(path)));
+            self.names.end_removal(key);
+        }
+        logged.map(|_| removed.is_some())
     }
 }

@@ -1,7 +1,7 @@
 //! The conformance suite over every store and decorator of this crate.
 
 use crate::fixture::{PLENTY, open};
-use mortar_store::{Completeness, DiskActionCache, MemoryActionCache, MemoryStore, SizeLimit};
+use mortar_store::{Completeness, MemoryActionCache, MemoryStore, SizeLimit};
 use mortar_testkit::{
     codec::TableCodec,
     conformance::{Subject, assert_conforms},
@@ -12,10 +12,8 @@ use std::sync::Arc;
 async fn disk() {
     let directory = tempfile::tempdir().unwrap();
     let store = open(directory.path());
-    let codec = Arc::new(TableCodec::default());
     let subject = Subject {
         uploads: Some(store.clone()),
-        actions: Some(Arc::new(DiskActionCache::new(store.clone(), codec))),
         hashes: Some(store.clone()),
         values: Some(store.clone()),
         files: Some(store.clone()),

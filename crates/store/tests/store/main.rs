@@ -1,13 +1,3 @@
-//! The stores and decorators under the conformance suite, and the disk store under faults.
-#![allow(clippy::unwrap_used)]
-
-mod completeness;
+//! Tests of the stores through their public interface.
 mod conformance;
-mod damage;
-mod eviction;
 mod fixture;
-mod full_disk;
-mod killed;
-mod opening;
-mod turmoil;
-mod uploads;

@@ -1,0 +1,253 @@
+//! What was promised, to whom, and until when.
+//!
+//! Each entry of the index has a use beside it: a minute, and a bit for each running invocation that was promised the
+//! thing. While one of those invocations runs, and for a grace after its last call, the thing is *hard*: nothing evicts
+//! it. Then it is *soft* for the rest of the lease: it goes only before a write would be refused. There are bits for
+//! some invocations; those beyond share one, and end together.
+
+use super::{Policy, table::Touch};
+use mortar_model::{Clock, Context, clock::since_epoch, context::Promise};
+use parking_lot::Mutex;
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc,
+        atomic::{AtomicU16, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+/// Invocations with a bit of their own.
+const OWN_BITS: u16 = 13;
+/// Of all other invocations.
+const SHARED: u16 = 1 << 13;
+/// Of what is pinned.
+pub(super) const PINNED: u16 = 1 << 14;
+/// Minutes are kept within 16 bits by moving their origin by so many.
+const SHIFT: u16 = 30_000;
+
+pub(super) struct Leases {
+    clock: Arc<dyn Clock>,
+    started: Instant,
+    /// Minutes since the epoch when `started`, never less than at any earlier run.
+    opened: u64,
+    grace: Duration,
+    lease: Duration,
+    /// Bits of what runs.
+    running: AtomicU16,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    /// Minutes since the epoch at minute 0 of a use.
+    origin: u64,
+    /// What was touched up to then, nobody knows: a crash was in between.
+    floor: u16,
+    invocations: HashMap<String, Running>,
+    /// Bits of invocations that have ended, which entries may still have.
+    stale: u16,
+}
+
+struct Running {
+    bit: u16,
+    last_call: Instant,
+}
+
+/// What one call promises, to be applied to each entry that it is about.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Stamp {
+    minute: u16,
+    mask: u16,
+    keep: bool,
+}
+
+impl Stamp {
+    /// The use of an entry after this call.
+    pub fn apply(self, touch: Touch) -> Touch {
+        if !self.keep {
+            return touch;
+        }
+        join(self.minute.max(minute(touch)), self.mask | mask(touch))
+    }
+
+    /// The use of a new entry.
+    pub fn fresh(self) -> Touch {
+        join(self.minute, if self.keep { self.mask } else { 0 })
+    }
+}
+
+/// How firmly a thing is kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Hold {
+    /// Nobody counts on it.
+    Free,
+    /// It was promised; the lease has not ended.
+    Soft,
+    /// A running invocation counts on it, or it is pinned.
+    Hard,
+}
+
+/// What is known of invocations and of time, to be taken up by the next run.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Saved {
+    /// Minutes since the epoch.
+    pub now: u64,
+    pub origin: u64,
+    pub invocations: Vec<(u16, String)>,
+}
+
+impl Leases {
+    /// `clean`: the uses are all known, since the last run ended in order.
+    pub fn new(policy: &Policy, saved: Saved, clean: bool) -> Self {
+        let clock = policy.clock.clone();
+        let started = clock.now();
+        let wall = since_epoch(clock.wall()).as_secs() / 60;
+        // A clock that was set back does not make what is old look new.
+        let opened = wall.max(saved.now);
+        let origin = if saved.origin == 0 { opened.saturating_sub(1) } else { saved.origin };
+        let running = |(bit, name)| (name, Running { bit, last_call: started });
+        let invocations: HashMap<_, _> = saved.invocations.into_iter().map(running).collect();
+        let bits = invocations.values().fold(0, |bits, running| bits | running.bit);
+        let leases = Self {
+            clock,
+            started,
+            opened,
+            grace: policy.grace,
+            lease: policy.lease,
+            running: AtomicU16::new(bits | PINNED),
+            state: Mutex::new(State { origin, floor: 0, invocations, stale: 0 }),
+        };
+        if !clean {
+            let now = leases.minute();
+            leases.state.lock().floor = now;
+        }
+        leases
+    }
+
+    /// What a call promises. Takes note that its invocation runs.
+    pub fn stamp(&self, context: &Context) -> Stamp {
+        let keep = context.promise == Promise::Lease;
+        let invocation = &context.request.tool_invocation_id;
+        let mask = if keep && !invocation.is_empty() { self.bit(invocation) } else { 0 };
+        Stamp { minute: self.minute(), mask, keep }
+    }
+
+    /// Of what the store does by itself.
+    pub fn own_stamp(&self) -> Stamp {
+        Stamp { minute: self.minute(), mask: 0, keep: true }
+    }
+
+    fn bit(&self, invocation: &str) -> u16 {
+        let now = self.clock.now();
+        let mut state = self.state.lock();
+        if let Some(running) = state.invocations.get_mut(invocation) {
+            running.last_call = now;
+            return running.bit;
+        }
+        let taken = state.invocations.values().fold(state.stale, |bits, running| bits | running.bit);
+        let own = (0..OWN_BITS).map(|bit| 1 << bit).find(|bit| taken & bit == 0);
+        let bit = own.unwrap_or(SHARED);
+        state.invocations.insert(invocation.into(), Running { bit, last_call: now });
+        self.running.fetch_or(bit, Ordering::Relaxed);
+        bit
+    }
+
+    /// Ends invocations that were not heard of for the grace. Returns the bits that entries are to be freed of;
+    /// `cleaned` tells that this was done.
+    pub fn end_idle(&self) -> u16 {
+        let now = self.clock.now();
+        let mut state = self.state.lock();
+        let grace = self.grace;
+        let before = state.invocations.values().fold(0, |bits, running| bits | running.bit);
+        state.invocations.retain(|_, running| now.saturating_duration_since(running.last_call) < grace);
+        let after = state.invocations.values().fold(0, |bits, running| bits | running.bit);
+        state.stale |= before & !after;
+        self.running.store(after | PINNED, Ordering::Relaxed);
+        state.stale
+    }
+
+    /// No entry has these bits any more.
+    pub fn cleaned(&self, bits: u16) {
+        self.state.lock().stale &= !bits;
+    }
+
+    pub fn running(&self) -> usize {
+        self.state.lock().invocations.len()
+    }
+
+    pub fn judge(&self) -> Judge {
+        let state = self.state.lock();
+        let lease = (self.lease.as_secs() / 60).min(u64::from(u16::MAX)) as u16;
+        let now = minute_at(self.minutes(), state.origin);
+        Judge { running: self.running.load(Ordering::Relaxed), now, lease, floor: state.floor }
+    }
+
+    pub fn saved(&self) -> Saved {
+        let state = self.state.lock();
+        let mut invocations: Vec<_> =
+            state.invocations.iter().map(|(name, running)| (running.bit, name.clone())).collect();
+        invocations.sort();
+        Saved { now: self.minutes(), origin: state.origin, invocations }
+    }
+
+    /// By how many minutes all uses are to be moved back, once in some weeks, so that they stay within their bits.
+    /// The caller moves the uses while no other stamps are made.
+    pub fn shift(&self) -> Option<u16> {
+        let mut state = self.state.lock();
+        let due = minute_at(self.minutes(), state.origin) >= 2 * SHIFT;
+        due.then(|| {
+            state.origin += u64::from(SHIFT);
+            state.floor = state.floor.saturating_sub(SHIFT);
+            SHIFT
+        })
+    }
+
+    fn minute(&self) -> u16 {
+        minute_at(self.minutes(), self.state.lock().origin)
+    }
+
+    /// Since the epoch. Within a run only the monotonic clock counts, so that no jump of the other ends a lease.
+    fn minutes(&self) -> u64 {
+        self.opened + self.clock.now().saturating_duration_since(self.started).as_secs() / 60
+    }
+}
+
+/// Tells how firmly things are kept, at one moment.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Judge {
+    running: u16,
+    now: u16,
+    lease: u16,
+    floor: u16,
+}
+
+impl Judge {
+    pub fn hold(&self, touch: Touch) -> Hold {
+        if mask(touch) & self.running != 0 {
+            return Hold::Hard;
+        }
+        let promised = minute(touch).max(self.floor);
+        match promised.saturating_add(self.lease) > self.now {
+            true => Hold::Soft,
+            false => Hold::Free,
+        }
+    }
+}
+
+/// When a thing was used, for the order in which things go.
+pub(super) fn minute(touch: Touch) -> u16 {
+    (touch >> 16) as u16
+}
+
+pub(super) fn mask(touch: Touch) -> u16 {
+    touch as u16
+}
+
+pub(super) fn join(minute: u16, mask: u16) -> Touch {
+    u32::from(minute) << 16 | u32::from(mask)
+}
+
+fn minute_at(now: u64, origin: u64) -> u16 {
+    now.saturating_sub(origin).min(u64::from(u16::MAX)) as u16
+}
