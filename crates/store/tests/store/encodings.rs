@@ -1,7 +1,7 @@
 //! Blobs and uploads as zstd frames, over stores that keep blobs as they are.
 
 use crate::fixture::{context, fresh};
-use mortar_model::{BlobStoreExt, Encoding, Upload, UploadId, UploadSessions};
+use mortar_model::{BlobStoreExt, Encoding, UploadId, UploadSessions};
 use mortar_store::{MemoryStore, SizeLimit, Transcoding, frames::deflate};
 use mortar_testkit::conformance::{Subject, assert_conforms};
 use std::sync::Arc;
