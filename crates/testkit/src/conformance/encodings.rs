@@ -7,6 +7,7 @@ use futures::TryStreamExt;
 use mortar_model::{
     Blame, BlobStoreExt, Digest, EncodedBlobs, Encoding, Kind, Range, Upload, UploadSessions,
 };
+use std::sync::LazyLock;
 
 const LENGTH: usize = 1_000_000;
 
