@@ -7,14 +7,17 @@ mod blocking;
 pub mod completeness;
 pub mod disk;
 pub mod frames;
+mod inflating;
 mod intake;
 pub mod memory;
 pub mod records;
 mod sessions;
 pub mod size_limit;
+pub mod transcoding;
 
 pub use completeness::Completeness;
 pub use disk::{DiskConfig, DiskStore, Gate, Policy, Step, StoreStats};
 pub use memory::{MemoryActionCache, MemoryStore};
 pub use records::{Record, RecordKind, Records};
 pub use size_limit::SizeLimit;
+pub use transcoding::Transcoding;
