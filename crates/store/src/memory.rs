@@ -176,7 +176,7 @@ impl UploadSessions for MemoryStore {
         self.check_fits(digest.size())?;
         let content = Buffer::new(self.kept.clone(), digest);
         let begin = move || Ok(Incoming::new(content, digest, encoding));
-        self.uploads.open_encoded(context, id, (digest, encoding), begin).await
+        self.uploads.open(context, id, (digest, encoding), begin).await
     }
 
     async fn committed(&self, context: &Context, id: &UploadId) -> Result<Option<u64>> {

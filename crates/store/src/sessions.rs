@@ -18,17 +18,6 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// Refuses uploads that are not sent as they are.
-pub(crate) fn identity_only(digest: Digest, encoding: Encoding) -> Result<()> {
-    match encoding {
-        Encoding::Identity => Ok(()),
-        Encoding::Zstd => {
-            let message = format!("blob `{digest}`: compressed uploads are not taken here");
-            Err(Error::invalid("resource_name", message))
-        }
-    }
-}
-
 /// The uploads of one store.
 pub(crate) struct Sessions<I> {
     table: Arc<Table<I>>,
@@ -86,20 +75,9 @@ impl<I: Intake> Sessions<I> {
         drop(dropped);
     }
 
-    /// Continues an upload of a blob as it is, or begins it with what `begin` makes, which may block.
-    pub async fn open(
-        &self,
-        context: &Context,
-        id: &UploadId,
-        digest: Digest,
-        begin: impl FnOnce() -> Result<I> + Send + 'static,
-    ) -> Result<Box<dyn Upload>> {
-        self.open_encoded(context, id, (digest, Encoding::Identity), begin).await
-    }
-
     /// Continues an upload of a blob in an encoding, which the intake that `begin` makes decodes; what was sent of it
     /// in another one is dropped.
-    pub async fn open_encoded(
+    pub async fn open(
         &self,
         context: &Context,
         id: &UploadId,
@@ -120,15 +98,17 @@ impl<I: Intake> Sessions<I> {
                 return Ok(self.handle(name, session, holder, committed));
             }
         }
-        let intake = Some(hop(begin).await?);
-        let partial = Partial { intake, pending: Vec::new(), pending_length: 0, committed: 0, holder: 0 };
+        let intake = hop(begin).await?;
+        let committed = intake.taken();
+        let partial =
+            Partial { intake: Some(intake), pending: Vec::new(), pending_length: 0, committed, holder: 0 };
         let partial = Arc::new(tokio::sync::Mutex::new(partial));
         let session = Arc::new(Session { digest, encoding, last_use: Mutex::new(self.clock.now()), partial });
         let replaced = self.table.lock().insert(name.clone(), session.clone());
         if let Some(older) = replaced {
             older.partial.lock().await.holder += 1;
         }
-        Ok(self.handle(name, session, 0, 0))
+        Ok(self.handle(name, session, 0, committed))
     }
 
     pub async fn committed(&self, context: &Context, id: &UploadId) -> Option<u64> {

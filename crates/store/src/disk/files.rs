@@ -11,7 +11,7 @@ use super::{
     leases::Stamp,
     log::{Append, answered_blocking},
     medium::Disk,
-    pieces::{Cutter, Pieces},
+    pieces::{Cutter, PIECE, Pieces},
     room::Reservation,
 };
 use crate::intake::Intake;
@@ -39,8 +39,37 @@ pub(super) struct Sink {
 impl Sink {
     pub fn create(shared: Arc<Shared>, digest: Digest, stamp: Stamp) -> Result<Self> {
         shared.check_fits(digest.size())?;
-        let (hasher, cutter) = (Hasher::new(digest.function()), Cutter::new(shared.secret));
-        Ok(Self { digest, hasher, cutter, draft: Draft::create(shared)?, stamp })
+        let draft = Draft::create(shared.clone(), shared.layout.temp_path(), false)?;
+        Ok(Self::over(draft, shared.secret, digest, stamp))
+    }
+
+    /// As `create`, with a file that outlives the process. If it was `left` by an earlier run, what it holds is taken.
+    pub fn resumable(
+        shared: Arc<Shared>,
+        digest: Digest,
+        stamp: Stamp,
+        path: PathBuf,
+        left: bool,
+    ) -> Result<Self> {
+        shared.check_fits(digest.size())?;
+        if !left {
+            return Ok(Self::over(Draft::create(shared.clone(), path, true)?, shared.secret, digest, stamp));
+        }
+        let draft = Draft::resume(shared.clone(), path)?;
+        let mut sink = Self::over(draft, shared.secret, digest, stamp);
+        while sink.taken() < sink.draft.length {
+            let length = (sink.draft.length - sink.taken()).min(PIECE);
+            let read = sink.draft.disk().read_at(sink.taken(), length as usize);
+            let bytes = read.map_err(|error| storage_error("reading an upload", error))?;
+            sink.hasher.update(&bytes);
+            sink.cutter.update(&bytes);
+        }
+        Ok(sink)
+    }
+
+    fn over(draft: Draft, secret: u64, digest: Digest, stamp: Stamp) -> Self {
+        let (hasher, cutter) = (Hasher::new(digest.function()), Cutter::new(secret));
+        Self { digest, hasher, cutter, draft, stamp }
     }
 }
 
@@ -65,6 +94,10 @@ impl Intake for Sink {
         }
         self.draft.publish(self.digest, Encoding::Identity, &self.cutter.finish(), self.stamp, None)
     }
+
+    fn taken(&self) -> u64 {
+        self.hasher.size()
+    }
 }
 
 /// A file on its way into the store. Dropping it removes it.
@@ -74,16 +107,26 @@ pub(super) struct Draft {
     disk: Option<Disk>,
     length: u64,
     synced: u64,
+    /// It stays for the next run if this one ends.
+    outlives: bool,
     room: Reservation,
 }
 
 impl Draft {
-    pub fn create(shared: Arc<Shared>) -> Result<Self> {
-        let path = shared.layout.temp_path();
+    pub fn create(shared: Arc<Shared>, path: PathBuf, outlives: bool) -> Result<Self> {
         let disk = shared.medium.create(path, MODE);
         let disk = disk.map_err(|error| storage_error("creating a file", error))?;
         let room = Reservation::none(shared.clone());
-        Ok(Self { shared, disk: Some(disk), length: 0, synced: 0, room })
+        Ok(Self { shared, disk: Some(disk), length: 0, synced: 0, outlives, room })
+    }
+
+    fn resume(shared: Arc<Shared>, path: PathBuf) -> Result<Self> {
+        let failed = |error| storage_error("opening an upload", error);
+        let disk = shared.medium.open_to_write(path).map_err(failed)?;
+        let length = disk.length().map_err(failed)?;
+        let mut room = Reservation::none(shared.clone());
+        room.reach(length.next_multiple_of(BLOCK))?;
+        Ok(Self { shared, disk: Some(disk), length, synced: 0, outlives: true, room })
     }
 
     pub fn append(&mut self, bytes: &[u8]) -> Result<()> {
@@ -160,6 +203,9 @@ impl Drop for Draft {
     /// A dropped future can clean up in no other way. Freeing a large file takes time, so not on the reactor.
     fn drop(&mut self) {
         let Some(disk) = self.disk.take() else { return };
+        if self.outlives && self.shared.keeper.is_stopped() {
+            return;
+        }
         let remove = move || {
             let _ = fs::remove_file(disk.path());
             drop(disk);

@@ -33,6 +33,7 @@ mod scan;
 mod segments;
 mod sweep;
 mod table;
+mod uploads;
 mod usage;
 
 pub use medium::{Gate, Step};
@@ -41,14 +42,13 @@ use crate::{blocking::hop, frames, sessions::Sessions};
 use async_trait::async_trait;
 use bytes::Bytes;
 use checkpoint::{Checkpoint, Progress};
-use intake::Arriving;
 use key::Key;
 use layout::Layout;
 use leases::{Leases, Stamp};
 use medium::Medium;
 use mortar_model::{
-    Blob, BlobStore, ByteStream, Clock, Context, Digest, DigestFunction, DigestSet, EncodedBlobs, Encoding,
-    Error, HashIndex, LocalFile, LocalFiles, Range, Result, SystemClock, Upload, UploadId, UploadSessions,
+    Blob, BlobStore, ByteStream, Clock, Context, Digest, DigestFunction, DigestSet, EncodedBlobs, Error,
+    HashIndex, LocalFile, LocalFiles, Range, Result, SystemClock,
 };
 use parking_lot::Mutex;
 use segments::Segments;
@@ -63,6 +63,7 @@ use std::{
     time::{Duration, Instant},
 };
 use table::{Entry, Table};
+use uploads::{Leftovers, Uploading};
 
 /// Disk space is given in blocks, in bytes.
 const BLOCK: u64 = 4096;
@@ -158,7 +159,7 @@ pub struct StoreStats {
 /// on disk.
 pub struct DiskStore {
     shared: Arc<Shared>,
-    uploads: Arc<Sessions<Arriving>>,
+    uploads: Arc<Sessions<Uploading>>,
     threads: Vec<JoinHandle<()>>,
 }
 
@@ -174,7 +175,8 @@ impl DiskStore {
         let layout = Layout::open(&config.directory, &medium)?;
         let name = config.directory.display().to_string();
         let open = Shared::open(layout, medium, config.max_size, &policy);
-        let (shared, sequence) = open.map_err(|error| Error::io(format!("opening the store in `{name}`"), error))?;
+        let (shared, sequence) =
+            open.map_err(|error| Error::io(format!("opening the store in `{name}`"), error))?;
         let shared = Arc::new(shared);
         let uploads = Sessions::new(policy.keep_uploads, policy.max_idle_uploads, policy.clock.clone());
         let uploads = Arc::new(uploads);
@@ -269,8 +271,11 @@ struct Shared {
     keeper: keeper::Keeper,
     counters: Counters,
     stock_taken: AtomicBool,
+    opened: Instant,
+    keep_uploads: Duration,
+    leftovers: Leftovers,
     /// What is in them holds this in turn.
-    uploads: OnceLock<Weak<Sessions<Arriving>>>,
+    uploads: OnceLock<Weak<Sessions<Uploading>>>,
 }
 
 impl Shared {
@@ -307,6 +312,9 @@ impl Shared {
             keeper: keeper::Keeper::default(),
             counters: Counters::default(),
             stock_taken: AtomicBool::new(false),
+            opened: policy.clock.now(),
+            keep_uploads: policy.keep_uploads,
+            leftovers: Leftovers::default(),
             uploads: OnceLock::new(),
             layout,
             medium,
@@ -314,6 +322,7 @@ impl Shared {
         shared.room.free.store(u64::MAX, Relaxed);
         shared.usage.restore(known.files, known.counts);
         shared.count_quarantine();
+        shared.leftovers.find(&shared);
         let highest = match known.clean {
             true => 0,
             false => shared.replay(known.applied)?,
@@ -341,7 +350,8 @@ impl Shared {
     }
 
     fn missing(&self, digests: &DigestSet, stamp: Stamp) -> DigestSet {
-        let is_missing = |digest: &Digest| !digest.is_empty() && !self.has(&Key::of(*digest), digest.size(), stamp);
+        let is_missing =
+            |digest: &Digest| !digest.is_empty() && !self.has(&Key::of(*digest), digest.size(), stamp);
         digests.iter().filter(is_missing).collect()
     }
 
@@ -354,10 +364,15 @@ impl Shared {
         if let Some(uploads) = self.uploads.get().and_then(Weak::upgrade) {
             uploads.expire();
         }
+        let age = self.clock.now().saturating_duration_since(self.opened);
+        while age >= self.keep_uploads && self.leftovers.drop_one(self) {}
     }
 
     /// Drops the upload that was left first, if nobody holds it; unless `urgent`, only one that was left for a while.
     fn drop_idle_upload(&self, urgent: bool) -> bool {
+        if self.leftovers.drop_one(self) {
+            return true;
+        }
         let Some(uploads) = self.uploads.get().and_then(Weak::upgrade) else { return false };
         let left_for = uploads.longest_idle();
         let goes = left_for.is_some_and(|idle| urgent || idle > UPLOAD_REST);
@@ -442,26 +457,5 @@ impl HashIndex for DiskStore {
         }
         let entry = self.shared.look(&Key::new(function, *hash), self.shared.leases.stamp(context));
         Ok(entry.map(|entry| Digest::new(function, *hash, entry.size)))
-    }
-}
-
-#[async_trait]
-impl UploadSessions for DiskStore {
-    /// Does not look whether the blob is here already; a caller that wants to end early asks `find_missing`.
-    async fn open(
-        &self,
-        context: &Context,
-        id: &UploadId,
-        digest: Digest,
-        encoding: Encoding,
-    ) -> Result<Box<dyn Upload>> {
-        crate::sessions::identity_only(digest, encoding)?;
-        let (shared, stamp) = (self.shared.clone(), self.shared.leases.stamp(context));
-        shared.check_fits(digest.size())?;
-        self.uploads.open(context, id, digest, move || Arriving::begin(shared, digest, stamp)).await
-    }
-
-    async fn committed(&self, context: &Context, id: &UploadId) -> Result<Option<u64>> {
-        Ok(self.uploads.committed(context, id).await)
     }
 }

@@ -13,6 +13,7 @@ async fn disk() {
     let directory = tempfile::tempdir().unwrap();
     let store = open(directory.path());
     let subject = Subject {
+        encoded: Some(store.clone()),
         uploads: Some(store.clone()),
         hashes: Some(store.clone()),
         values: Some(store.clone()),

@@ -4,3 +4,4 @@
 mod conformance;
 mod encodings;
 mod fixture;
+mod resumed;
