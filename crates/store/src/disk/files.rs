@@ -151,10 +151,26 @@ impl Draft {
         stamp: Stamp,
         instead_of: Option<(super::frame::Place, u64)>,
     ) -> Result<()> {
-        let shared = self.shared.clone();
         self.disk().sync().map_err(|error| storage_error("writing a file durably", error))?;
-        let key = Key::of(digest);
-        let held = shared.names.hold(key);
+        let _held = self.shared.names.clone().hold(Key::of(digest));
+        let placed = self.place(digest, encoding, pieces, stamp, instead_of)?;
+        if placed && encoding == Encoding::Identity {
+            // Who came upon the compressed file in between has it open, or looks again.
+            let _ = fs::remove_file(self.shared.layout.blob_path(Key::of(digest), Encoding::Zstd));
+        }
+        Ok(())
+    }
+
+    /// As `publish`, where the file is durable and the name in the caller's hands. Whether it was needed.
+    pub fn place(
+        &mut self,
+        digest: Digest,
+        encoding: Encoding,
+        pieces: &Pieces,
+        stamp: Stamp,
+        instead_of: Option<(super::frame::Place, u64)>,
+    ) -> Result<bool> {
+        let (shared, key) = (self.shared.clone(), Key::of(digest));
         let target = shared.layout.blob_path(key, encoding);
         let named = self.give_name(&target);
         named.map_err(|error| storage_error("publishing a file", error))?;
@@ -166,16 +182,16 @@ impl Draft {
             payload: pieces.encode().into(),
             blocks: u32::try_from(self.length.div_ceil(BLOCK)).unwrap_or(u32::MAX),
             stamp,
+            incompressible: false,
             instead_of,
         };
         let appended = shared.log.append([append]).pop().map(answered_blocking);
         let outcome = appended.expect("one was handed in");
-        if !matches!(outcome, Ok(Some(_))) && !shared.is_file(&key) {
+        if !matches!(outcome, Ok(Some(_))) && !shared.has_file_in(&key, encoding) {
             let _ = shared.medium.remove(&target);
         }
-        drop(held);
         self.room.release();
-        outcome.map(drop)
+        outcome.map(|place| place.is_some())
     }
 
     fn give_name(&mut self, target: &std::path::Path) -> io::Result<()> {
@@ -194,7 +210,7 @@ impl Draft {
         medium.sync_directory(directory).inspect_err(|_| drop(fs::remove_file(target)))
     }
 
-    fn disk(&self) -> &Disk {
+    pub fn disk(&self) -> &Disk {
         self.disk.as_ref().expect("the file is open until it has its name")
     }
 }
@@ -280,9 +296,11 @@ impl Drop for Held {
 }
 
 impl Shared {
-    /// Whether the blob is a file by what the index says.
-    pub(super) fn is_file(&self, key: &Key) -> bool {
-        self.table.get(key).is_some_and(|entry| entry.form == super::table::Form::File)
+    /// Whether the blob is a file in this encoding by what is recorded.
+    fn has_file_in(&self, key: &Key, encoding: Encoding) -> bool {
+        let entry = self.table.get(key).filter(|entry| entry.form == super::table::Form::File);
+        let record = entry.and_then(|entry| self.segments.read_any(entry.place).ok());
+        record.is_some_and(|(header, _)| header.encoding == encoding)
     }
 
     /// Where the file of a blob may lie.

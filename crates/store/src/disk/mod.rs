@@ -7,6 +7,7 @@
 //! - `table`: the index · `checkpoint`, `replay`: how it survives
 //! - `intake`, `files`, `pieces`: how blobs come in · `read`, `made`: how they go out · `records`: what else is kept
 //! - `leases`: what was promised · `room`, `usage`: what it takes · `keeper`, `sweep`, `reclaim`: making room
+//! - `squeeze`: compression of what rests · `uploads`: what outlives the process
 //! - `quarantine`: what becomes of damaged things
 //!
 //! Completeness of action results, permissions and limits per request are left to others.
@@ -31,6 +32,7 @@ mod replay;
 mod room;
 mod scan;
 mod segments;
+mod squeeze;
 mod sweep;
 mod table;
 mod uploads;
@@ -93,6 +95,8 @@ pub struct Policy {
     pub keep_uploads: Duration,
     /// How many of such uploads are kept; each holds a file open.
     pub max_idle_uploads: usize,
+    /// What was not used for so long is compressed.
+    pub compress_after: Duration,
     /// Where time comes from.
     pub clock: Arc<dyn Clock>,
     /// Sees all that is done to files. For tests.
@@ -106,6 +110,7 @@ impl Default for Policy {
             grace: Duration::from_secs(10 * 60),
             keep_uploads: Duration::from_secs(60 * 60),
             max_idle_uploads: 128,
+            compress_after: Duration::from_secs(5 * 60),
             clock: Arc::new(SystemClock),
             gate: None,
         }
@@ -141,6 +146,8 @@ pub struct StoreStats {
     pub refused: u64,
     /// Segments reclaimed since the start.
     pub reclaimed: u64,
+    /// Files compressed since the start.
+    pub squeezed: u64,
     /// Uploads begun and not ended.
     pub uploads: u64,
     /// Invocations that count on what they were promised.
@@ -182,10 +189,11 @@ impl DiskStore {
         let uploads = Arc::new(uploads);
         let _ = shared.uploads.set(Arc::downgrade(&uploads));
         let log = shared.clone();
-        let keeper = shared.clone();
+        let (keeper, squeezer) = (shared.clone(), shared.clone());
         let threads = vec![
             spawn("store-log", move || log::run(&log, sequence))?,
             spawn("store-keeper", move || keeper::run(&keeper))?,
+            spawn("store-squeezer", move || squeeze::run(&squeezer))?,
         ];
         Ok(Arc::new(Self { shared, uploads, threads }))
     }
@@ -209,6 +217,7 @@ impl DiskStore {
             lease_violations: counters.violations.load(Relaxed),
             refused: shared.room.refused.load(Relaxed),
             reclaimed: counters.reclaimed.load(Relaxed),
+            squeezed: counters.squeezed.load(Relaxed),
             uploads,
             invocations: shared.leases.running() as u64,
             segment_bytes: shared.segments.footprint(),
@@ -223,6 +232,12 @@ impl Drop for DiskStore {
     /// The last of what was acknowledged is durable already; this makes the next start short.
     fn drop(&mut self) {
         self.shared.keeper.stop();
+        // The log last: the others wait for it.
+        for thread in self.threads.drain(1..).collect::<Vec<_>>() {
+            if thread.join().is_err() {
+                tracing::error!("a thread of the store panicked");
+            }
+        }
         self.shared.log.close();
         for thread in self.threads.drain(..) {
             if thread.join().is_err() {
@@ -247,6 +262,7 @@ struct Counters {
     lost: AtomicU64,
     violations: AtomicU64,
     reclaimed: AtomicU64,
+    squeezed: AtomicU64,
 }
 
 /// What the parts of the store have in common.
@@ -267,6 +283,9 @@ struct Shared {
     index_footprint: AtomicU64,
     room: room::Room,
     names: Arc<files::Names>,
+    /// Held while a segment is reclaimed: one at a time.
+    reclaiming: Mutex<()>,
+    compress_after: Duration,
     made: made::MadeFiles,
     keeper: keeper::Keeper,
     counters: Counters,
@@ -308,6 +327,8 @@ impl Shared {
             usage: usage::Usage::default(),
             room: room::Room::default(),
             names: Arc::default(),
+            reclaiming: Mutex::default(),
+            compress_after: policy.compress_after,
             made: made::MadeFiles::default(),
             keeper: keeper::Keeper::default(),
             counters: Counters::default(),

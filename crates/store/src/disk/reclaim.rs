@@ -8,7 +8,7 @@ use super::{
     log::{Append, answered_blocking},
     scan::Scan,
     sweep::Cut,
-    table::{Form, Verdict},
+    table::{Entry, Form, Verdict},
 };
 use crate::frames;
 use bytes::Bytes;
@@ -37,6 +37,7 @@ impl Shared {
 
     /// Copies what stays of a segment that nobody appends to, evicts what `cut` takes, and removes it.
     pub(super) fn reclaim(&self, number: u32, cut: Cut) {
+        let _alone = self.reclaiming.lock();
         let judge = self.leases.judge();
         let Ok(mut scan) = Scan::open(&self.segments, self.secret, number, super::segments::FIRST) else {
             return;
@@ -50,7 +51,7 @@ impl Shared {
             }
             if header.role == Role::Removed {
                 if has_older {
-                    copies.push(self.copy_of(place, header, payload, 0));
+                    copies.push(self.copy_of(place, header, payload, None));
                 }
                 continue;
             }
@@ -67,8 +68,7 @@ impl Shared {
             let Some(entry) = self.table.get(&header.key).filter(|entry| entry.place == place) else {
                 continue;
             };
-            let blocks = if entry.form == Form::File { entry.stored } else { 0 };
-            let copy = self.copy_of(place, header, payload, blocks);
+            let copy = self.copy_of(place, header, payload, Some(&entry));
             length += HEADER + copy.payload.len();
             copies.push(copy);
             if length >= GROUP {
@@ -90,7 +90,8 @@ impl Shared {
         self.counters.reclaimed.fetch_add(1, Relaxed);
     }
 
-    fn copy_of(&self, place: Place, header: Header, payload: Bytes, blocks: u32) -> Append {
+    fn copy_of(&self, place: Place, header: Header, payload: Bytes, entry: Option<&Entry>) -> Append {
+        let file = entry.filter(|entry| entry.form == Form::File);
         let (encoding, payload) = self.shrunk(&header, payload);
         Append {
             role: header.role,
@@ -98,7 +99,8 @@ impl Shared {
             encoding,
             size: header.size,
             payload,
-            blocks,
+            blocks: file.map_or(0, |file| file.stored),
+            incompressible: file.is_some_and(|file| !file.squeeze),
             // Copies take over the use of what they are copied from.
             stamp: self.leases.own_stamp(),
             instead_of: Some((place, header.sequence)),
@@ -133,7 +135,7 @@ impl Shared {
     }
 
     /// In its smaller form, where it has one.
-    fn shrunk(&self, header: &Header, payload: Bytes) -> (Encoding, Bytes) {
+    pub(super) fn shrunk(&self, header: &Header, payload: Bytes) -> (Encoding, Bytes) {
         if header.role != Role::Content || header.encoding != Encoding::Identity {
             return (header.encoding, payload);
         }

@@ -109,6 +109,7 @@ impl Shared {
             size: content.len() as u64,
             payload: content,
             blocks: 0,
+            incompressible: false,
             stamp,
             instead_of: None,
         });

@@ -8,6 +8,7 @@ use super::{
     leases::Stamp,
     pieces::Pieces,
     scan::Scan,
+    squeeze::may_get_smaller,
     table::{Entry, Form},
 };
 use bytes::Bytes;
@@ -46,12 +47,20 @@ impl Shared {
             Role::Removed => return self.take_up_removal(header),
             Role::Content => {
                 let (space, stored) = (header.key.space, header.stored);
-                Entry { space, form: Form::Record, size: header.size, place, stored }
+                Entry { space, form: Form::Record, size: header.size, place, stored, squeeze: false }
             }
             Role::File => {
                 let Some(pieces) = Pieces::decode(payload, header.size) else { return Ok(()) };
+                let squeeze = may_get_smaller(Form::File, header.encoding);
                 let blocks = pieces.file_length().div_ceil(BLOCK) as u32;
-                Entry { space: header.key.space, form: Form::File, size: header.size, place, stored: blocks }
+                Entry {
+                    space: header.key.space,
+                    form: Form::File,
+                    size: header.size,
+                    place,
+                    stored: blocks,
+                    squeeze,
+                }
             }
         };
         let known = self.table.get(&header.key);

@@ -209,7 +209,17 @@ impl Shared {
     pub(super) fn removal(&self, key: Key) -> Append {
         let stamp = self.leases.own_stamp();
         let (encoding, payload) = (Encoding::Identity, Bytes::new());
-        Append { role: Role::Removed, key, encoding, size: 0, payload, blocks: 0, stamp, instead_of: None }
+        Append {
+            role: Role::Removed,
+            key,
+            encoding,
+            size: 0,
+            payload,
+            blocks: 0,
+            incompressible: false,
+            stamp,
+            instead_of: None,
+        }
     }
 
     pub(super) fn evicted(&self, entry: &Entry, hold: Hold) {

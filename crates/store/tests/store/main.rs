@@ -5,3 +5,4 @@ mod conformance;
 mod encodings;
 mod fixture;
 mod resumed;
+mod squeeze;

@@ -186,7 +186,14 @@ mod tests {
 
     fn entry(number: u64) -> Entry {
         let place = Place { segment: number as u32 & MAX_SEGMENT, offset: 64 };
-        Entry { space: Space::Sha256, form: Form::Record, size: number, place, stored: number as u32 }
+        Entry {
+            space: Space::Sha256,
+            form: Form::Record,
+            size: number,
+            place,
+            stored: number as u32,
+            squeeze: false,
+        }
     }
 
     fn insert(table: &Table, number: u64) {
