@@ -18,8 +18,6 @@ mod temp;
 mod walk;
 mod write;
 
-pub use records::DiskActionCache;
-
 use crate::{
     blocking::hop,
     sessions::{Sessions, identity_only},

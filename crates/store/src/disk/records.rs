@@ -1,4 +1,4 @@
-//! Action results and opaque values: small files whose names do not hash their content, so that each begins with a
+//! Records and opaque values: small files whose names do not hash their content, so that each begins with a
 //! hash of the rest. Damaged ones are put aside and count as unknown.
 
 use super::{
@@ -14,10 +14,7 @@ use crate::{
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures::{StreamExt, stream::BoxStream};
-use mortar_model::{
-    ActionCache, ActionKey, ActionResult, Codec, Context, Digest, DigestFunction, InstanceName, Result,
-    Values, context::Promise,
-};
+use mortar_model::{Context, Digest, DigestFunction, InstanceName, Result, Values, context::Promise};
 use std::{
     fs::File,
     io::{self, Read},
@@ -25,43 +22,6 @@ use std::{
 };
 
 const HASH_LENGTH: usize = 32;
-
-/// Action results in the directory of a [`DiskStore`], each instance's own, evicted along with its blobs.
-///
-/// Keeps whatever it is given; `Completeness` before it sees to it that only usable results are served.
-pub struct DiskActionCache {
-    store: Arc<DiskStore>,
-    codec: Arc<dyn Codec>,
-}
-
-impl DiskActionCache {
-    /// A cache in `store`'s directory that turns results into bytes by `codec`.
-    pub fn new(store: Arc<DiskStore>, codec: Arc<dyn Codec>) -> Self {
-        Self { store, codec }
-    }
-}
-
-#[async_trait]
-impl ActionCache for DiskActionCache {
-    async fn get(&self, context: &Context, key: ActionKey) -> Result<Option<ActionResult>> {
-        let record = record_key(Space::Results, &context.instance, key.function.name(), &key.hash);
-        let Some(bytes) = self.store.shared.get_record(record, context.promise).await? else {
-            return Ok(None);
-        };
-        match self.codec.decode_result(key.function, bytes) {
-            Ok(result) => Ok(Some(result)),
-            Err(error) => {
-                tracing::warn!(?key, %error, "a stored action result could not be decoded");
-                Ok(None)
-            }
-        }
-    }
-
-    async fn put(&self, context: &Context, key: ActionKey, result: ActionResult) -> Result<()> {
-        let record = record_key(Space::Results, &context.instance, key.function.name(), &key.hash);
-        self.store.shared.put_record(record, self.codec.encode_result(&result)).await
-    }
-}
 
 #[async_trait]
 impl Values for DiskStore {

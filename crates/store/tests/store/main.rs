@@ -9,5 +9,6 @@ mod fixture;
 mod full_disk;
 mod killed;
 mod opening;
+mod results;
 mod turmoil;
 mod uploads;
