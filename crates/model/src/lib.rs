@@ -27,7 +27,7 @@ pub use ports::{
     Termination,
 };
 pub use powers::{
-    Codec, EncodedBlobs, Encoding, HashIndex, KeptResult, LocalFile, LocalFiles, ResultStore, Upload,
+    Codec, EncodedBlobs, Encoding, HashIndex, KeptResult, LocalFile, LocalFiles, Pins, ResultStore, Upload,
     UploadId, UploadSessions, Values,
 };
 pub use result::{ActionResult, ExecutionMetadata, LogFile, OutputDirectory, OutputFile, OutputSymlink};

@@ -156,6 +156,19 @@ pub trait Values: Send + Sync {
     async fn put(&self, context: &Context, key: &[u8; 32], value: Bytes) -> Result<()>;
 }
 
+/// Stores that keep named sets of blobs until they are told otherwise: the outputs of a workspace, the files of a mount.
+#[async_trait]
+pub trait Pins: Send + Sync {
+    /// Keeps these blobs, which are here, in place of what the pin kept before. Refused beyond the store's quota.
+    async fn pin(&self, context: &Context, name: &str, blobs: &DigestSet) -> Result<()>;
+
+    /// Takes a pin back. Whether there was one.
+    async fn unpin(&self, name: &str) -> Result<bool>;
+
+    /// All pins, by name.
+    async fn pinned(&self) -> Result<Vec<(String, DigestSet)>>;
+}
+
 /// Turns messages into bytes and back, for stores that know nothing of protobuf.
 pub trait Codec: Send + Sync {
     /// An action result as bytes.

@@ -12,11 +12,12 @@ pub(super) enum Space {
     Value = 4,
     Producer = 5,
     Recipe = 6,
+    Pin = 7,
 }
 
 impl Space {
-    pub const ALL: [Self; 6] =
-        [Self::Sha256, Self::Blake3, Self::Result, Self::Value, Self::Producer, Self::Recipe];
+    pub const ALL: [Self; 7] =
+        [Self::Sha256, Self::Blake3, Self::Result, Self::Value, Self::Producer, Self::Recipe, Self::Pin];
 
     pub fn from_number(number: u8) -> Option<Self> {
         Self::ALL.into_iter().find(|space| *space as u8 == number)
@@ -27,7 +28,7 @@ impl Space {
         match self {
             Self::Sha256 => Some(DigestFunction::Sha256),
             Self::Blake3 => Some(DigestFunction::Blake3),
-            Self::Result | Self::Value | Self::Producer | Self::Recipe => None,
+            Self::Result | Self::Value | Self::Producer | Self::Recipe | Self::Pin => None,
         }
     }
 
@@ -40,6 +41,7 @@ impl Space {
             Self::Value => "value",
             Self::Producer => "producer",
             Self::Recipe => "recipe",
+            Self::Pin => "pin",
         }
     }
 }

@@ -6,7 +6,7 @@
 //! - `frame`, `segments`, `scan`: records, the files they are in, all of one file · `log`: how they are appended
 //! - `table`: the index · `checkpoint`, `replay`: how it survives
 //! - `intake`, `files`, `pieces`: how blobs come in · `read`, `made`: how they go out · `records`: what else is kept
-//! - `leases`: what was promised · `room`, `usage`: what it takes · `keeper`, `sweep`, `reclaim`: making room
+//! - `leases`, `pins`: what was promised · `room`, `usage`: what it takes · `keeper`, `sweep`, `reclaim`: making room
 //! - `squeeze`: compression of what rests · `uploads`: what outlives the process
 //! - `quarantine`: what becomes of damaged things
 //!
@@ -24,6 +24,7 @@ mod log;
 mod made;
 mod medium;
 mod pieces;
+mod pins;
 mod quarantine;
 mod read;
 mod reclaim;
@@ -97,6 +98,8 @@ pub struct Policy {
     pub max_idle_uploads: usize,
     /// What was not used for so long is compressed.
     pub compress_after: Duration,
+    /// What pinned blobs may take, in bytes; a quarter of the store's size where that is not given.
+    pub pin_quota: Option<u64>,
     /// Where time comes from.
     pub clock: Arc<dyn Clock>,
     /// Sees all that is done to files. For tests.
@@ -111,6 +114,7 @@ impl Default for Policy {
             keep_uploads: Duration::from_secs(60 * 60),
             max_idle_uploads: 128,
             compress_after: Duration::from_secs(5 * 60),
+            pin_quota: None,
             clock: Arc::new(SystemClock),
             gate: None,
         }
@@ -283,6 +287,11 @@ struct Shared {
     index_footprint: AtomicU64,
     room: room::Room,
     names: Arc<files::Names>,
+    /// Held while pins are changed.
+    pinning: tokio::sync::Mutex<()>,
+    pin_quota: u64,
+    /// Held while things are evicted, or pins are set.
+    sweeping: Mutex<()>,
     /// Held while a segment is reclaimed: one at a time.
     reclaiming: Mutex<()>,
     compress_after: Duration,
@@ -327,6 +336,9 @@ impl Shared {
             usage: usage::Usage::default(),
             room: room::Room::default(),
             names: Arc::default(),
+            pinning: tokio::sync::Mutex::default(),
+            pin_quota: policy.pin_quota.unwrap_or(max_size / 4),
+            sweeping: Mutex::default(),
             reclaiming: Mutex::default(),
             compress_after: policy.compress_after,
             made: made::MadeFiles::default(),

@@ -100,7 +100,7 @@ impl Shared {
                 Space::Sha256 | Space::Blake3 => census.counts[0] += 1,
                 Space::Result => census.counts[1] += 1,
                 Space::Value => census.counts[2] += 1,
-                Space::Producer | Space::Recipe => {}
+                Space::Producer | Space::Recipe | Space::Pin => {}
             }
             let ages = match judge.hold(touch) {
                 Hold::Free => &mut census.free,
@@ -115,6 +115,7 @@ impl Shared {
 
     /// Makes `needed` bytes of room, or as much as can be had.
     pub(super) fn make_room(&self, needed: u64, urgent: bool) {
+        let _alone = self.sweeping.lock();
         let start = self.total();
         let target = start.saturating_sub(needed);
         self.drop_made_files(needed);

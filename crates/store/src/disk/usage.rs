@@ -39,7 +39,7 @@ impl Usage {
             Space::Sha256 | Space::Blake3 => Some(&self.blobs),
             Space::Result => Some(&self.results),
             Space::Value => Some(&self.values),
-            Space::Producer | Space::Recipe => None,
+            Space::Producer | Space::Recipe | Space::Pin => None,
         }
     }
 

@@ -4,5 +4,7 @@
 mod conformance;
 mod encodings;
 mod fixture;
+mod pins;
+mod results;
 mod resumed;
 mod squeeze;

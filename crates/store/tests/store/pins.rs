@@ -1,0 +1,86 @@
+//! Pins outlive leases, within a quota.
+
+use crate::fixture::{config, context, fetch, fresh, is_present, put};
+use mortar_model::{BlobStoreExt, Digest, DigestSet, Kind, Pins, Range};
+use mortar_store::{DiskStore, Policy};
+use std::{path::Path, sync::Arc, time::Duration};
+
+const SIZE: u64 = 16 << 20;
+
+/// Nothing is leased, so all goes that is not pinned.
+fn open(directory: &Path) -> Arc<DiskStore> {
+    let policy = Policy { lease: Duration::ZERO, grace: Duration::ZERO, ..Policy::default() };
+    DiskStore::open_with(config(directory, SIZE), policy).unwrap()
+}
+
+async fn fill(store: &DiskStore) {
+    for _ in 0..40 {
+        put(store, 1_000_000).await;
+        put(store, 100_000).await;
+    }
+}
+
+fn set(digests: &[Digest]) -> DigestSet {
+    digests.iter().copied().collect()
+}
+
+#[tokio::test]
+async fn pinned_blobs_stay_also_after_a_restart_until_they_are_unpinned() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut store = open(directory.path());
+    let (small, large) = (put(&*store, 10_000).await, put(&*store, 1_000_000).await);
+    let other = put(&*store, 10_000).await.0;
+    store.pin(&context(), "workspace", &set(&[small.0, large.0])).await.unwrap();
+    for _ in 0..2 {
+        fill(&store).await;
+        assert!(store.stats().evictions > 0);
+        for (digest, bytes) in [&small, &large] {
+            assert_eq!(fetch(&*store, *digest, Range::ALL).await.unwrap(), bytes);
+        }
+        drop(store);
+        store = open(directory.path());
+    }
+    assert!(!is_present(&*store, other).await);
+    assert_eq!(store.pinned().await.unwrap(), [("workspace".into(), set(&[small.0, large.0]))]);
+    assert!(store.unpin("workspace").await.unwrap());
+    assert!(!store.unpin("workspace").await.unwrap());
+    fill(&store).await;
+    assert!(!is_present(&*store, large.0).await && !is_present(&*store, small.0).await);
+}
+
+#[tokio::test]
+async fn a_pin_replaces_what_it_kept_and_pins_may_share_blobs() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = open(directory.path());
+    let [a, b, c] =
+        [put(&*store, 300_000).await.0, put(&*store, 300_000).await.0, put(&*store, 300_000).await.0];
+    store.pin(&context(), "one", &set(&[a, b])).await.unwrap();
+    store.pin(&context(), "two", &set(&[b, c])).await.unwrap();
+    store.pin(&context(), "one", &set(&[a])).await.unwrap();
+    assert!(store.unpin("two").await.unwrap());
+    fill(&store).await;
+    let present = [is_present(&*store, a).await, is_present(&*store, b).await, is_present(&*store, c).await];
+    assert_eq!(present, [true, false, false]);
+}
+
+#[tokio::test]
+async fn beyond_the_quota_and_without_its_blobs_a_pin_is_refused() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = open(directory.path());
+    let missing = fresh(10).0;
+    let error = store.pin(&context(), "x", &set(&[missing])).await.unwrap_err();
+    assert!(error.is_not_found() && error.to_string().contains(&missing.hex()), "{error}");
+    let mut blobs = Vec::new();
+    for _ in 0..5 {
+        let (digest, bytes) = fresh(1_000_000);
+        store.write_bytes(&context(), digest, bytes).await.unwrap();
+        blobs.push(digest);
+    }
+    let error = store.pin(&context(), "x", &set(&blobs)).await.unwrap_err();
+    assert!(matches!(error.kind(), Kind::ResourceExhausted { retry_after: None, .. }), "{error}");
+    assert!(error.to_string().contains(&(SIZE / 4).to_string()), "{error}");
+    store.pin(&context(), "x", &set(&blobs[..3])).await.unwrap();
+    assert!(store.pin(&context(), "y", &set(&blobs[2..])).await.is_err());
+    store.pin(&context(), "y", &set(&blobs[2..3])).await.unwrap();
+    assert!(store.pin(&context(), "", &DigestSet::new()).await.is_err());
+}
