@@ -8,6 +8,7 @@ mod encodings;
 mod eviction;
 mod fixture;
 mod full_disk;
+mod import;
 mod killed;
 mod opening;
 mod turmoil;
