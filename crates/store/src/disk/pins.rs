@@ -91,7 +91,9 @@ impl Shared {
         self.table.clear_promises(PINNED);
         for (name, blobs) in pins {
             let keys = blobs.iter().map(Key::of).chain([key_of(&name)]);
-            keys.for_each(|key| drop(self.table.look(&key, |touch, _| touch | u32::from(PINNED))));
+            for key in keys {
+                self.table.look(&key, |touch, _| touch | u32::from(PINNED));
+            }
         }
     }
 

@@ -4,6 +4,7 @@
 mod conformance;
 mod encodings;
 mod fixture;
+mod import;
 mod pins;
 mod results;
 mod resumed;
