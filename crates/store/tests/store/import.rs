@@ -8,7 +8,7 @@ use mortar_model::{
     DigestFunction, DigestSet, Directory, FileNode, OutputDirectory, OutputFile, Range, Result, Tree,
 };
 use mortar_store::{
-    Completeness, MemoryActionCache, MemoryStore,
+    Completeness, MemoryStore, Results,
     import::{self, Kind, Progress, Report, Target},
 };
 use mortar_testkit::{codec::TableCodec, conformance::Random, faults::FailsAfter};
@@ -31,7 +31,7 @@ struct Scene {
 impl Scene {
     fn new() -> Self {
         let (codec, blobs) = (Arc::new(TableCodec::default()), MemoryStore::new(1 << 30));
-        let results = MemoryActionCache::new(1000);
+        let results = Arc::new(Results::new(blobs.clone(), codec.clone()));
         let actions = Arc::new(Completeness::new(results, blobs.clone(), codec.clone()));
         let source = tempfile::tempdir().unwrap();
         Self { source, codec, blobs, actions, random: Random::seeded(7) }

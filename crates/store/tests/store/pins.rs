@@ -1,6 +1,6 @@
 //! Pins outlive leases, within a quota.
 
-use crate::fixture::{config, context, fetch, fresh, is_present, put};
+use crate::fixture::{HeldClock, config, context, fetch, fresh, is_present, put};
 use mortar_model::{BlobStoreExt, Digest, DigestSet, Kind, Pins, Range};
 use mortar_store::{DiskStore, Policy};
 use std::{path::Path, sync::Arc, time::Duration};
@@ -8,13 +8,15 @@ use std::{path::Path, sync::Arc, time::Duration};
 const SIZE: u64 = 16 << 20;
 
 /// Nothing is leased, so all goes that is not pinned.
-fn open(directory: &Path) -> Arc<DiskStore> {
-    let policy = Policy { lease: Duration::ZERO, grace: Duration::ZERO, ..Policy::default() };
+fn open(directory: &Path, clock: &Arc<HeldClock>) -> Arc<DiskStore> {
+    let (lease, grace) = (Duration::ZERO, Duration::ZERO);
+    let policy = Policy { lease, grace, clock: clock.clone(), ..Policy::default() };
     DiskStore::open_with(config(directory, SIZE), policy).unwrap()
 }
 
-async fn fill(store: &DiskStore) {
+async fn fill(store: &DiskStore, clock: &HeldClock) {
     for _ in 0..40 {
+        clock.advance(60);
         put(store, 1_000_000).await;
         put(store, 100_000).await;
     }
@@ -26,47 +28,47 @@ fn set(digests: &[Digest]) -> DigestSet {
 
 #[tokio::test]
 async fn pinned_blobs_stay_also_after_a_restart_until_they_are_unpinned() {
-    let directory = tempfile::tempdir().unwrap();
-    let mut store = open(directory.path());
+    let (directory, clock) = (tempfile::tempdir().unwrap(), HeldClock::new());
+    let mut store = open(directory.path(), &clock);
     let (small, large) = (put(&*store, 10_000).await, put(&*store, 1_000_000).await);
     let other = put(&*store, 10_000).await.0;
     store.pin(&context(), "workspace", &set(&[small.0, large.0])).await.unwrap();
     for _ in 0..2 {
-        fill(&store).await;
+        fill(&store, &clock).await;
         assert!(store.stats().evictions > 0);
         for (digest, bytes) in [&small, &large] {
             assert_eq!(fetch(&*store, *digest, Range::ALL).await.unwrap(), bytes);
         }
         drop(store);
-        store = open(directory.path());
+        store = open(directory.path(), &clock);
     }
     assert!(!is_present(&*store, other).await);
     assert_eq!(store.pinned().await.unwrap(), [("workspace".into(), set(&[small.0, large.0]))]);
     assert!(store.unpin("workspace").await.unwrap());
     assert!(!store.unpin("workspace").await.unwrap());
-    fill(&store).await;
+    fill(&store, &clock).await;
     assert!(!is_present(&*store, large.0).await && !is_present(&*store, small.0).await);
 }
 
 #[tokio::test]
 async fn a_pin_replaces_what_it_kept_and_pins_may_share_blobs() {
-    let directory = tempfile::tempdir().unwrap();
-    let store = open(directory.path());
+    let (directory, clock) = (tempfile::tempdir().unwrap(), HeldClock::new());
+    let store = open(directory.path(), &clock);
     let [a, b, c] =
         [put(&*store, 300_000).await.0, put(&*store, 300_000).await.0, put(&*store, 300_000).await.0];
     store.pin(&context(), "one", &set(&[a, b])).await.unwrap();
     store.pin(&context(), "two", &set(&[b, c])).await.unwrap();
     store.pin(&context(), "one", &set(&[a])).await.unwrap();
     assert!(store.unpin("two").await.unwrap());
-    fill(&store).await;
+    fill(&store, &clock).await;
     let present = [is_present(&*store, a).await, is_present(&*store, b).await, is_present(&*store, c).await];
     assert_eq!(present, [true, false, false]);
 }
 
 #[tokio::test]
 async fn beyond_the_quota_and_without_its_blobs_a_pin_is_refused() {
-    let directory = tempfile::tempdir().unwrap();
-    let store = open(directory.path());
+    let (directory, clock) = (tempfile::tempdir().unwrap(), HeldClock::new());
+    let store = open(directory.path(), &clock);
     let missing = fresh(10).0;
     let error = store.pin(&context(), "x", &set(&[missing])).await.unwrap_err();
     assert!(error.is_not_found() && error.to_string().contains(&missing.hex()), "{error}");
