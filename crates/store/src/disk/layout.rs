@@ -52,7 +52,8 @@ impl Layout {
         let lock = lock(root)?;
         let known = inspect(root)?;
         let secret = known.unwrap_or_else(new_secret);
-        let layout = Self { root: root.into(), run: run_name(), secret, next_temp: AtomicU64::new(0), _lock: lock };
+        let layout =
+            Self { root: root.into(), run: run_name(), secret, next_temp: AtomicU64::new(0), _lock: lock };
         let make = || -> io::Result<()> {
             for directory in DIRECTORIES {
                 fs::create_dir_all(root.join(directory))?;
@@ -60,7 +61,10 @@ impl Layout {
             fs::create_dir_all(root.join("tmp").join(&layout.run))?;
             fs::create_dir_all(root.join("made").join(&layout.run))?;
             if known.is_none() {
-                medium.replace(&root.join(FORMAT_FILE), format!("{FORMAT}\nsecret {secret:016x}\n").as_bytes())?;
+                medium.replace(
+                    &root.join(FORMAT_FILE),
+                    format!("{FORMAT}\nsecret {secret:016x}\n").as_bytes(),
+                )?;
             }
             medium.sync_directory(&root.join("blobs"))?;
             medium.sync_directory(root)

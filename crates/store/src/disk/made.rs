@@ -60,7 +60,11 @@ const MAX_CHECKED: usize = 100_000;
 
 impl Shared {
     /// A file with the blob's content, which stays until the answer is dropped.
-    pub(super) async fn lend_file(self: &Arc<Self>, digest: Digest, stamp: Stamp) -> Result<Option<LocalFile>> {
+    pub(super) async fn lend_file(
+        self: &Arc<Self>,
+        digest: Digest,
+        stamp: Stamp,
+    ) -> Result<Option<LocalFile>> {
         let shared = self.clone();
         hop(move || shared.lend(digest, stamp)).await
     }

@@ -174,7 +174,8 @@ impl DiskStore {
         let layout = Layout::open(&config.directory, &medium)?;
         let name = config.directory.display().to_string();
         let open = Shared::open(layout, medium, config.max_size, &policy);
-        let (shared, sequence) = open.map_err(|error| Error::io(format!("opening the store in `{name}`"), error))?;
+        let (shared, sequence) =
+            open.map_err(|error| Error::io(format!("opening the store in `{name}`"), error))?;
         let shared = Arc::new(shared);
         let uploads = Sessions::new(policy.keep_uploads, policy.max_idle_uploads, policy.clock.clone());
         let uploads = Arc::new(uploads);
@@ -341,7 +342,8 @@ impl Shared {
     }
 
     fn missing(&self, digests: &DigestSet, stamp: Stamp) -> DigestSet {
-        let is_missing = |digest: &Digest| !digest.is_empty() && !self.has(&Key::of(*digest), digest.size(), stamp);
+        let is_missing =
+            |digest: &Digest| !digest.is_empty() && !self.has(&Key::of(*digest), digest.size(), stamp);
         digests.iter().filter(is_missing).collect()
     }
 

@@ -38,7 +38,9 @@ impl Shared {
     /// Copies what stays of a segment that nobody appends to, evicts what `cut` takes, and removes it.
     pub(super) fn reclaim(&self, number: u32, cut: Cut) {
         let judge = self.leases.judge();
-        let Ok(mut scan) = Scan::open(&self.segments, self.secret, number, super::segments::FIRST) else { return };
+        let Ok(mut scan) = Scan::open(&self.segments, self.secret, number, super::segments::FIRST) else {
+            return;
+        };
         let (mut copies, mut length) = (Vec::new(), 0);
         // What was removed must not come back from an older record, were the index ever made anew.
         let has_older = self.segments.from(0).first().is_some_and(|(first, _)| *first < number);
@@ -54,14 +56,17 @@ impl Shared {
             }
             let mut evicted = None;
             let removed = self.table.remove(&header.key, |entry, touch| {
-                evicted = cut.takes(&judge, touch).filter(|_| entry.place == place && entry.form == Form::Record);
+                evicted =
+                    cut.takes(&judge, touch).filter(|_| entry.place == place && entry.form == Form::Record);
                 evicted.is_some()
             });
             if let (Some(entry), Some(hold)) = (removed, evicted) {
                 self.evicted(&entry, hold);
                 continue;
             }
-            let Some(entry) = self.table.get(&header.key).filter(|entry| entry.place == place) else { continue };
+            let Some(entry) = self.table.get(&header.key).filter(|entry| entry.place == place) else {
+                continue;
+            };
             let blocks = if entry.form == Form::File { entry.stored } else { 0 };
             let copy = self.copy_of(place, header, payload, blocks);
             length += HEADER + copy.payload.len();

@@ -3,13 +3,12 @@
 //! Reads no more than was appended since the last checkpoint, unless the index itself is lost: then all there is.
 
 use super::{
-    Shared,
+    BLOCK, Shared,
     frame::{Header, Place, Role},
     leases::Stamp,
     pieces::Pieces,
     scan::Scan,
     table::{Entry, Form},
-    BLOCK,
 };
 use bytes::Bytes;
 use std::io;
@@ -22,7 +21,8 @@ impl Shared {
         for (number, _) in self.segments.from(first) {
             let from = if number == first { offset } else { super::segments::FIRST };
             let scan = Scan::open(&self.segments, self.secret, number, from);
-            let mut scan = scan.map_err(|unread| io::Error::other(format!("segment {number}: {unread:?}")))?;
+            let mut scan =
+                scan.map_err(|unread| io::Error::other(format!("segment {number}: {unread:?}")))?;
             for (place, header, payload) in scan.by_ref() {
                 highest = highest.max(header.sequence);
                 count += 1;

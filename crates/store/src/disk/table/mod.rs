@@ -175,8 +175,8 @@ fn home_of_tag(tag: &Tag) -> u32 {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use super::super::{frame::Place, key::Space};
+    use super::*;
     use mortar_model::{Digest, DigestFunction};
     use std::collections::HashMap;
 
