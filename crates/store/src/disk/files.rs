@@ -113,7 +113,7 @@ impl Draft {
         let key = Key::of(digest);
         let held = shared.names.hold(key);
         let target = shared.layout.blob_path(key, encoding);
-        let named = self.give_name(&target);
+        let named = self.give_name(&target).inspect_err(|_| shared.suspect(key));
         named.map_err(|error| storage_error("publishing a file", error))?;
         let append = Append {
             role: Role::File,
@@ -127,8 +127,9 @@ impl Draft {
         };
         let appended = shared.log.append([append]).pop().map(answered_blocking);
         let outcome = appended.expect("one was handed in");
-        if !matches!(outcome, Ok(Some(_))) && !shared.is_file(&key) {
-            let _ = shared.medium.remove(&target);
+        if !matches!(outcome, Ok(Some(_))) {
+            // Not at once: another writer of the same blob may count on this name.
+            shared.suspect(key);
         }
         drop(held);
         self.room.release();
@@ -148,7 +149,7 @@ impl Draft {
             done => done?,
         }
         self.disk = None;
-        medium.sync_directory(directory).inspect_err(|_| drop(fs::remove_file(target)))
+        medium.sync_directory(directory)
     }
 
     fn disk(&self) -> &Disk {
@@ -234,11 +235,6 @@ impl Drop for Held {
 }
 
 impl Shared {
-    /// Whether the blob is a file by what the index says.
-    pub(super) fn is_file(&self, key: &Key) -> bool {
-        self.table.get(key).is_some_and(|entry| entry.form == super::table::Form::File)
-    }
-
     /// Where the file of a blob may lie.
     pub(super) fn file_paths(&self, key: Key) -> [PathBuf; 2] {
         [Encoding::Identity, Encoding::Zstd].map(|encoding| self.layout.blob_path(key, encoding))

@@ -7,7 +7,7 @@
 //! - `table`: the index · `checkpoint`, `replay`: how it survives
 //! - `intake`, `files`, `pieces`: how blobs come in · `read`, `made`: how they go out · `records`: what else is kept
 //! - `leases`: what was promised · `room`, `usage`: what it takes · `keeper`, `sweep`, `reclaim`: making room
-//! - `quarantine`: what becomes of damaged things
+//! - `quarantine`, `strays`: what becomes of damaged things, and of files that nothing tells of
 //!
 //! Completeness of action results, permissions and limits per request are left to others.
 
@@ -31,6 +31,7 @@ mod replay;
 mod room;
 mod scan;
 mod segments;
+mod strays;
 mod sweep;
 mod table;
 mod usage;
@@ -213,7 +214,7 @@ impl DiskStore {
             segment_bytes: shared.segments.footprint(),
             file_bytes: shared.usage.files(),
             made_bytes: shared.usage.made.load(Relaxed),
-            index_bytes: shared.index_footprint.load(Relaxed),
+            index_bytes: shared.table.footprint(),
         }
     }
 }
@@ -262,14 +263,15 @@ struct Shared {
     progress: Mutex<Progress>,
     leases: Leases,
     usage: usage::Usage,
-    /// Of the index, as it was when that was last made durable.
-    index_footprint: AtomicU64,
     room: room::Room,
     names: Arc<files::Names>,
     made: made::MadeFiles,
     keeper: keeper::Keeper,
     counters: Counters,
     stock_taken: AtomicBool,
+    strays: strays::Strays,
+    /// The last run did not end in order.
+    unclean: bool,
     /// What is in them holds this in turn.
     uploads: OnceLock<Weak<Sessions<Arriving>>>,
 }
@@ -281,7 +283,12 @@ impl Shared {
         let segments = Segments::open(&layout.segments(), secret, &medium)?;
         let checkpoint = Checkpoint::load(&layout.checkpoint(), secret);
         let (table, is_new) = open_table(&layout.index(), secret, &medium)?;
-        let known = checkpoint.filter(|_| !is_new).unwrap_or_default();
+        let is_known = checkpoint.is_some();
+        let mut known = checkpoint.unwrap_or_default();
+        if is_new {
+            // All is to be found again in the segments.
+            known = Checkpoint { sequence: known.sequence, leases: known.leases, ..Checkpoint::default() };
+        }
         let progress = Progress {
             applied: known.applied,
             sequence: known.sequence,
@@ -295,7 +302,6 @@ impl Shared {
             clock: policy.clock.clone(),
             max_size,
             segment_size: (max_size / 64).clamp(SMALLEST_SEGMENT, SEGMENT),
-            index_footprint: AtomicU64::new(table.footprint()),
             table,
             segments,
             log: log::Log::default(),
@@ -308,13 +314,18 @@ impl Shared {
             keeper: keeper::Keeper::default(),
             counters: Counters::default(),
             stock_taken: AtomicBool::new(false),
+            strays: strays::Strays::default(),
+            unclean: !known.clean,
             uploads: OnceLock::new(),
             layout,
             medium,
         };
-        shared.room.free.store(u64::MAX, Relaxed);
+        shared.room.leave.store(u64::MAX, Relaxed);
         shared.usage.restore(known.files, known.counts);
         shared.count_quarantine();
+        if !known.clean {
+            shared.table.distrust(!is_known);
+        }
         let highest = match known.clean {
             true => 0,
             false => shared.replay(known.applied)?,
@@ -325,7 +336,7 @@ impl Shared {
         if known.clean || highest > known.sequence {
             let last = shared.segments.from(0).last().copied().unwrap_or_default();
             shared.progress.lock().applied = last;
-            shared.checkpoint(false);
+            shared.begin_run()?;
         }
         Ok((shared, sequence))
     }
@@ -377,7 +388,10 @@ const UPLOAD_REST: Duration = Duration::from_secs(10 * 60);
 fn open_table(directory: &Path, secret: u64, medium: &Medium) -> io::Result<(Table, bool)> {
     let is_new = std::fs::read_dir(directory)?.next().is_none();
     match Table::open(directory, secret, medium) {
-        Ok(table) => Ok((table, is_new)),
+        Ok(table) => {
+            let is_new = is_new || table.is_made_anew;
+            Ok((table, is_new))
+        }
         Err(error) if matches!(error.kind(), io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof) => {
             tracing::error!(%error, "the index is damaged; it is made anew from the segments");
             std::fs::remove_dir_all(directory)?;
