@@ -17,7 +17,6 @@ use std::{
     fmt::Write,
     io,
     path::Path,
-    sync::atomic::Ordering::Relaxed,
     time::{Duration, Instant},
 };
 use xxhash_rust::xxh3::xxh3_64_with_seed;
@@ -135,6 +134,21 @@ impl Shared {
 
     /// Makes the index durable, and writes down how far it has come.
     pub(super) fn checkpoint(&self, clean: bool) {
+        if let Err(error) = self.try_checkpoint(clean) {
+            tracing::error!(%error, "the index could not be made durable; a restart would take longer");
+        }
+    }
+
+    /// Takes note that a run has begun that has not ended in order. If that cannot be written down, there is to be no
+    /// checkpoint at all.
+    pub(super) fn begin_run(&self) -> io::Result<()> {
+        let Err(error) = self.try_checkpoint(false) else { return Ok(()) };
+        tracing::warn!(%error, "the checkpoint could not be written; it is removed");
+        self.medium.remove(&self.layout.checkpoint())?;
+        self.medium.sync_directory(self.layout.root())
+    }
+
+    fn try_checkpoint(&self, clean: bool) -> io::Result<()> {
         // Taken first: what is applied by now is in what is flushed next.
         let (applied, sequence, appended) = {
             let progress = self.progress.lock();
@@ -149,17 +163,12 @@ impl Shared {
             counts,
             leases: self.leases.saved(),
         };
-        let save = || {
-            self.table.flush()?;
-            self.table.save_touches()?;
-            checkpoint.save(&self.layout.checkpoint(), self.secret, &self.medium)
-        };
-        if let Err(error) = save() {
-            return tracing::error!(%error, "the index could not be made durable; a restart would take longer");
-        }
-        self.index_footprint.store(self.table.footprint(), Relaxed);
+        self.table.flush()?;
+        self.table.save_touches()?;
+        checkpoint.save(&self.layout.checkpoint(), self.secret, &self.medium)?;
         let mut progress = self.progress.lock();
         (progress.saved, progress.saved_at) = (appended, Instant::now());
+        Ok(())
     }
 }
 

@@ -172,7 +172,7 @@ impl Draft {
     ) -> Result<bool> {
         let (shared, key) = (self.shared.clone(), Key::of(digest));
         let target = shared.layout.blob_path(key, encoding);
-        let named = self.give_name(&target);
+        let named = self.give_name(&target).inspect_err(|_| shared.suspect(key));
         named.map_err(|error| storage_error("publishing a file", error))?;
         let append = Append {
             role: Role::File,
@@ -187,8 +187,9 @@ impl Draft {
         };
         let appended = shared.log.append([append]).pop().map(answered_blocking);
         let outcome = appended.expect("one was handed in");
-        if !matches!(outcome, Ok(Some(_))) && !shared.has_file_in(&key, encoding) {
-            let _ = shared.medium.remove(&target);
+        if !matches!(outcome, Ok(Some(_))) {
+            // Not at once: another writer of the same blob may count on this name.
+            shared.suspect(key);
         }
         self.room.release();
         outcome.map(|place| place.is_some())
@@ -207,7 +208,7 @@ impl Draft {
             done => done?,
         }
         self.disk = None;
-        medium.sync_directory(directory).inspect_err(|_| drop(fs::remove_file(target)))
+        medium.sync_directory(directory)
     }
 
     pub fn disk(&self) -> &Disk {
@@ -296,13 +297,6 @@ impl Drop for Held {
 }
 
 impl Shared {
-    /// Whether the blob is a file in this encoding by what is recorded.
-    fn has_file_in(&self, key: &Key, encoding: Encoding) -> bool {
-        let entry = self.table.get(key).filter(|entry| entry.form == super::table::Form::File);
-        let record = entry.and_then(|entry| self.segments.read_any(entry.place).ok());
-        record.is_some_and(|(header, _)| header.encoding == encoding)
-    }
-
     /// Where the file of a blob may lie.
     pub(super) fn file_paths(&self, key: Key) -> [PathBuf; 2] {
         [Encoding::Identity, Encoding::Zstd].map(|encoding| self.layout.blob_path(key, encoding))

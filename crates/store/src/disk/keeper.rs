@@ -68,6 +68,9 @@ pub(super) fn run(shared: &Arc<Shared>) {
     shared.refresh_free();
     shared.set_pins();
     shared.take_stock();
+    if shared.unclean {
+        shared.find_strays();
+    }
     for rubbish in shared.layout.rubbish() {
         remove(&rubbish);
     }
@@ -96,6 +99,7 @@ impl Shared {
     pub(super) fn round(&self) {
         self.refresh_free();
         self.expire_uploads();
+        self.remove_strays();
         let wanted = self.room.begin_round();
         let (total, limit) = (self.total(), self.limit());
         let over = (total + wanted).saturating_sub(limit);
@@ -111,13 +115,9 @@ impl Shared {
 
     /// Counts what there is, so that the figures are exact from now on.
     fn take_stock(&self) {
-        let before = self.usage.files();
-        let census = self.census();
-        // What came and went meanwhile is in both; the difference is what the last run did not write down.
-        if self.usage.files() == before {
-            self.usage.restore(census.files, census.counts);
-        }
-        self.index_footprint.store(self.table.footprint(), Relaxed);
+        // What lies in segments that are gone is forgotten first.
+        self.census();
+        self.usage.correct(self.table.at_the_start());
         self.stock_taken.store(true, Relaxed);
     }
 
@@ -136,6 +136,6 @@ impl Shared {
         let Ok(stat) = rustix::fs::statvfs(self.layout.root()) else { return };
         let reserve = (stat.f_blocks * stat.f_frsize / 100 * LEAVE_FREE).min(LEAVE_FREE_AT_MOST);
         let free = (stat.f_bavail * stat.f_frsize).saturating_sub(reserve);
-        self.room.free.store(free, Relaxed);
+        self.room.leave.store(self.total().saturating_add(free), Relaxed);
     }
 }

@@ -1,7 +1,7 @@
 //! Where things lie in the store's directory, and who may open it.
 //!
 //! ```text
-//! FORMAT            what this directory is, in which version; the secret of its checksums
+//! FORMAT            what this directory is, in which version; the secret of its checksums, twice
 //! lock              locked (flock) by the one process that owns the directory; holds its process id
 //! CHECKPOINT        how far the index is durable (`checkpoint`)
 //! index/NN          the index (`table`), and the uses of its entries (NN.uses)
@@ -26,6 +26,7 @@ use std::{
     sync::atomic::{AtomicU64, Ordering},
     time::{Duration, Instant, SystemTime},
 };
+use xxhash_rust::xxh3::xxh3_64;
 
 const FORMAT_FILE: &str = "FORMAT";
 const FORMAT: &str = "mortar-store 2";
@@ -73,7 +74,7 @@ impl Layout {
             if known.is_none() {
                 medium.replace(
                     &root.join(FORMAT_FILE),
-                    format!("{FORMAT}\nsecret {secret:016x}\n").as_bytes(),
+                    format!("{FORMAT}\n{0}\n{0}\n", secret_line(secret)).as_bytes(),
                 )?;
             }
             medium.sync_directory(&root.join("blobs"))?;
@@ -170,8 +171,7 @@ fn inspect(root: &Path) -> Result<Option<u64>> {
                     "`{root}` holds a store of the format `{found}`; this version reads `{FORMAT}`"
                 ));
             }
-            let secret = lines.next().and_then(|line| line.strip_prefix("secret "));
-            return match secret.and_then(|secret| u64::from_str_radix(secret, 16).ok()) {
+            return match lines.find_map(parse_secret) {
                 Some(secret) => Ok(Some(secret)),
                 None => refuse(format!("`{root}/{FORMAT_FILE}` is damaged: it names no secret")),
             };
@@ -242,6 +242,16 @@ fn run_name() -> String {
 fn boot_name() -> String {
     let id = fs::read_to_string("/proc/sys/kernel/random/boot_id");
     id.map_or_else(|_| run_name(), |id| id.trim().to_owned())
+}
+
+/// The secret and its checksum. It is written down twice: were it lost, so would be all that it vouches for.
+fn secret_line(secret: u64) -> String {
+    format!("secret {secret:016x} {:016x}", xxh3_64(&secret.to_le_bytes()))
+}
+
+fn parse_secret(line: &str) -> Option<u64> {
+    let secret = u64::from_str_radix(line.strip_prefix("secret ")?.split(' ').next()?, 16).ok()?;
+    (line == secret_line(secret)).then_some(secret)
 }
 
 /// Random enough that nobody who sends content can foresee it.

@@ -29,7 +29,7 @@ const SHIFT: u16 = 30_000;
 pub(super) struct Leases {
     clock: Arc<dyn Clock>,
     started: Instant,
-    /// Minutes since the epoch when `started`, never less than at any earlier run.
+    /// Minutes when `started`: since the epoch at the first run, then of all runs.
     opened: u64,
     grace: Duration,
     lease: Duration,
@@ -107,9 +107,12 @@ impl Leases {
     pub fn new(policy: &Policy, saved: Saved, clean: bool) -> Self {
         let clock = policy.clock.clone();
         let started = clock.now();
-        let wall = since_epoch(clock.wall()).as_secs() / 60;
-        // A clock that was set back does not make what is old look new.
-        let opened = wall.max(saved.now);
+        // Time stands still while nobody has the store open: so no wall clock that was set, forth or back, ends a lease,
+        // or makes what is old look new.
+        let opened = match saved.now {
+            0 => since_epoch(clock.wall()).as_secs() / 60,
+            now => now,
+        };
         let origin = if saved.origin == 0 { opened.saturating_sub(1) } else { saved.origin };
         let running = |(bit, name)| (name, Running { bit, last_call: started });
         let invocations: HashMap<_, _> = saved.invocations.into_iter().map(running).collect();
@@ -217,7 +220,7 @@ impl Leases {
         minute_at(self.minutes(), self.state.lock().origin)
     }
 
-    /// Since the epoch. Within a run only the monotonic clock counts, so that no jump of the other ends a lease.
+    /// Of all runs. Within one only the monotonic clock counts, so that no jump of the other ends a lease.
     fn minutes(&self) -> u64 {
         self.opened + self.clock.now().saturating_duration_since(self.started).as_secs() / 60
     }

@@ -67,9 +67,13 @@ impl Log {
     /// none where it was not needed.
     pub fn append(&self, appends: impl IntoIterator<Item = Append>) -> Vec<oneshot::Receiver<Appended>> {
         let mut queue = self.queue.lock();
+        let closed = queue.closed;
         let hand_in = |append| {
             let (answer, receiver) = oneshot::channel();
-            queue.waiting.push(Waiting { append, answer });
+            // Who comes too late is told so by the answer that is dropped.
+            if !closed {
+                queue.waiting.push(Waiting { append, answer });
+            }
             receiver
         };
         let receivers = appends.into_iter().map(hand_in).collect();
@@ -163,10 +167,16 @@ impl Writer<'_> {
         }
     }
 
-    /// A blob that came meanwhile needs no second record.
+    /// A blob that came meanwhile needs no second record, and what was removed or replaced meanwhile no copy: written
+    /// after the record of the removal, that would bring it back.
     fn is_needed(&self, append: &Append) -> bool {
+        if let Some((from, _)) = append.instead_of
+            && append.role != Role::Removed
+        {
+            return self.shared.table.get(&append.key).is_some_and(|entry| entry.place == from);
+        }
         let is_blob = append.key.space.function().is_some();
-        if append.role != Role::Content || append.instead_of.is_some() || !is_blob {
+        if append.role != Role::Content || !is_blob {
             return true;
         }
         !self.shared.has(&append.key, append.size, append.stamp)
@@ -193,14 +203,17 @@ impl Writer<'_> {
             header.write(self.shared.secret, place, &[&append.payload], &mut self.buffer);
             places.push((place, sequence));
         }
-        disk.write_at(&self.buffer, start)?;
-        disk.sync()?;
+        self.shared.progress.lock().sequence = self.sequence;
+        if let Err(error) = disk.write_at(&self.buffer, start).and_then(|()| disk.sync()) {
+            // Nobody was told of it, so nobody shall find it after a crash.
+            if let Err(error) = disk.cut(start) {
+                tracing::error!(segment = number, %error, "a failed write could not be taken back");
+            }
+            return Err(error);
+        }
         let end = start + self.buffer.len() as u64;
         self.shared.segments.set_length(number, end);
-        let mut progress = self.shared.progress.lock();
-        progress.appended += self.buffer.len() as u64;
-        progress.sequence = self.sequence;
-        drop(progress);
+        self.shared.progress.lock().appended += self.buffer.len() as u64;
         self.segment = Some((number, disk, end));
         self.buffer.shrink_to(GROUP / 16);
         Ok(places)

@@ -20,6 +20,8 @@ pub enum Step<'a> {
     Write(&'a Path, u64, &'a [u8]),
     /// Bytes are read.
     Read(&'a Path),
+    /// What a file has beyond so many bytes is taken away.
+    Cut(&'a Path, u64),
     /// The content of a file is made durable.
     Sync(&'a Path),
     /// A mapped file is made durable with this content.
@@ -101,6 +103,11 @@ impl Medium {
     }
 }
 
+/// Whether the disk itself cannot give what it has, rather than that something was in the way this moment.
+pub(super) fn is_broken(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(rustix::io::Errno::IO.raw_os_error())
+}
+
 /// An open file.
 pub(super) struct Disk {
     medium: Medium,
@@ -122,8 +129,21 @@ impl Disk {
         self.file.write_all_at(bytes, offset)
     }
 
-    /// So many bytes from `offset`, or an error.
+    /// Takes away what lies beyond so many bytes.
+    pub fn cut(&self, length: u64) -> io::Result<()> {
+        self.medium.pass(Step::Cut(&self.path, length))?;
+        self.file.set_len(length)
+    }
+
+    /// So many bytes from `offset`, or an error. A disk that fails is asked once more.
     pub fn read_at(&self, offset: u64, length: usize) -> io::Result<Vec<u8>> {
+        match self.try_read_at(offset, length) {
+            Err(error) if is_broken(&error) => self.try_read_at(offset, length),
+            done => done,
+        }
+    }
+
+    fn try_read_at(&self, offset: u64, length: usize) -> io::Result<Vec<u8>> {
         self.medium.pass(Step::Read(&self.path))?;
         let mut bytes = Vec::with_capacity(length);
         while bytes.len() < length {

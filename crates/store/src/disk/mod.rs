@@ -8,7 +8,7 @@
 //! - `intake`, `files`, `pieces`: how blobs come in · `read`, `made`: how they go out · `records`: what else is kept
 //! - `leases`, `pins`: what was promised · `room`, `usage`: what it takes · `keeper`, `sweep`, `reclaim`: making room
 //! - `squeeze`: compression of what rests · `uploads`: what outlives the process
-//! - `quarantine`: what becomes of damaged things
+//! - `quarantine`, `strays`: what becomes of damaged things, and of files that nothing tells of
 //!
 //! Completeness of action results, permissions and limits per request are left to others.
 
@@ -34,6 +34,7 @@ mod room;
 mod scan;
 mod segments;
 mod squeeze;
+mod strays;
 mod sweep;
 mod table;
 mod uploads;
@@ -227,7 +228,7 @@ impl DiskStore {
             segment_bytes: shared.segments.footprint(),
             file_bytes: shared.usage.files(),
             made_bytes: shared.usage.made.load(Relaxed),
-            index_bytes: shared.index_footprint.load(Relaxed),
+            index_bytes: shared.table.footprint(),
         }
     }
 }
@@ -283,8 +284,6 @@ struct Shared {
     progress: Mutex<Progress>,
     leases: Leases,
     usage: usage::Usage,
-    /// Of the index, as it was when that was last made durable.
-    index_footprint: AtomicU64,
     room: room::Room,
     names: Arc<files::Names>,
     /// Held while pins are changed.
@@ -302,6 +301,9 @@ struct Shared {
     opened: Instant,
     keep_uploads: Duration,
     leftovers: Leftovers,
+    strays: strays::Strays,
+    /// The last run did not end in order.
+    unclean: bool,
     /// What is in them holds this in turn.
     uploads: OnceLock<Weak<Sessions<Uploading>>>,
 }
@@ -313,7 +315,12 @@ impl Shared {
         let segments = Segments::open(&layout.segments(), secret, &medium)?;
         let checkpoint = Checkpoint::load(&layout.checkpoint(), secret);
         let (table, is_new) = open_table(&layout.index(), secret, &medium)?;
-        let known = checkpoint.filter(|_| !is_new).unwrap_or_default();
+        let is_known = checkpoint.is_some();
+        let mut known = checkpoint.unwrap_or_default();
+        if is_new {
+            // All is to be found again in the segments.
+            known = Checkpoint { sequence: known.sequence, leases: known.leases, ..Checkpoint::default() };
+        }
         let progress = Progress {
             applied: known.applied,
             sequence: known.sequence,
@@ -327,7 +334,6 @@ impl Shared {
             clock: policy.clock.clone(),
             max_size,
             segment_size: (max_size / 64).clamp(SMALLEST_SEGMENT, SEGMENT),
-            index_footprint: AtomicU64::new(table.footprint()),
             table,
             segments,
             log: log::Log::default(),
@@ -348,14 +354,19 @@ impl Shared {
             opened: policy.clock.now(),
             keep_uploads: policy.keep_uploads,
             leftovers: Leftovers::default(),
+            strays: strays::Strays::default(),
+            unclean: !known.clean,
             uploads: OnceLock::new(),
             layout,
             medium,
         };
-        shared.room.free.store(u64::MAX, Relaxed);
+        shared.room.leave.store(u64::MAX, Relaxed);
         shared.usage.restore(known.files, known.counts);
         shared.count_quarantine();
         shared.leftovers.find(&shared);
+        if !known.clean {
+            shared.table.distrust(!is_known);
+        }
         let highest = match known.clean {
             true => 0,
             false => shared.replay(known.applied)?,
@@ -366,7 +377,7 @@ impl Shared {
         if known.clean || highest > known.sequence {
             let last = shared.segments.from(0).last().copied().unwrap_or_default();
             shared.progress.lock().applied = last;
-            shared.checkpoint(false);
+            shared.begin_run()?;
         }
         Ok((shared, sequence))
     }
@@ -423,7 +434,10 @@ const UPLOAD_REST: Duration = Duration::from_secs(10 * 60);
 fn open_table(directory: &Path, secret: u64, medium: &Medium) -> io::Result<(Table, bool)> {
     let is_new = std::fs::read_dir(directory)?.next().is_none();
     match Table::open(directory, secret, medium) {
-        Ok(table) => Ok((table, is_new)),
+        Ok(table) => {
+            let is_new = is_new || table.is_made_anew;
+            Ok((table, is_new))
+        }
         Err(error) if matches!(error.kind(), io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof) => {
             tracing::error!(%error, "the index is damaged; it is made anew from the segments");
             std::fs::remove_dir_all(directory)?;

@@ -20,6 +20,18 @@ const KEPT: usize = 100;
 impl Shared {
     /// Takes a damaged thing out of the index and puts its bytes aside, unless it was replaced meanwhile. Blocks.
     pub(super) fn quarantine(&self, key: Key, found: &Entry, why: &str) {
+        // Who brings it anew meanwhile must not find its new file taken away. Where others have the name, the file stays
+        // until they have not.
+        let alone = found.form == Form::File && self.names.begin_removal(key);
+        self.take_out(key, found, why, alone);
+        if alone {
+            self.names.end_removal(key);
+        } else if found.form == Form::File {
+            self.suspect(key);
+        }
+    }
+
+    fn take_out(&self, key: Key, found: &Entry, why: &str, alone: bool) {
         let mut hold = Hold::Free;
         let removed = self.table.remove(&key, |entry, touch| {
             hold = self.leases.judge().hold(touch);
@@ -37,7 +49,8 @@ impl Shared {
         let aside = self.layout.quarantine().join(format!("{now:020}-{}-{}", key.space.name(), key.hex()));
         match entry.form {
             Form::Record => self.copy_record(&entry, &aside),
-            Form::File => self.move_file(key, &aside),
+            Form::File if alone => self.move_file(key, &aside),
+            Form::File => return,
         }
         if let Ok(metadata) = fs::metadata(&aside) {
             usage::add(&self.usage.quarantine, metadata.len().next_multiple_of(BLOCK) as i64);
@@ -71,14 +84,9 @@ impl Shared {
 
     fn move_file(&self, key: Key, aside: &Path) {
         self.log_removal(&[key]);
-        if !self.names.begin_removal(key) {
-            // Somebody has it in use, or brings it anew; that one replaces or removes it.
-            return;
-        }
         for path in self.file_paths(key) {
             let _ = self.medium.rename(&path, aside);
         }
-        self.names.end_removal(key);
     }
 
     fn forget_oldest(&self) {

@@ -4,10 +4,11 @@
 
 use super::{
     Shared,
+    files::storage_error,
     frame::Header,
     key::Key,
     leases::{Hold, Stamp},
-    medium::Disk,
+    medium::{Disk, is_broken},
     pieces::{PIECE, Pieces},
     segments::Unread,
     table::{Entry, Form},
@@ -158,7 +159,10 @@ impl Shared {
                 Err(Unread::Gone) => continue,
                 Ok(_) => "its record is that of something else".to_owned(),
                 Err(Unread::Damaged(flaw)) => format!("its record is damaged: {flaw:?}"),
-                Err(Unread::Failed(error)) => format!("its record cannot be read: {error}"),
+                Err(Unread::Failed(error)) if is_broken(&error) => {
+                    format!("its record cannot be read: {error}")
+                }
+                Err(Unread::Failed(error)) => return Err(storage_error("reading a segment", error)),
             };
             if self.table.get(&key) == Some(entry) && self.segments.contains(entry.place.segment) {
                 self.quarantine(key, &entry, &flaw);
@@ -185,7 +189,7 @@ impl Shared {
                 self.lost(key, &entry);
                 Ok(None)
             }
-            Err(error) => Err(super::files::storage_error("opening a file", error)),
+            Err(error) => Err(storage_error("opening a file", error)),
         }
     }
 
@@ -285,7 +289,10 @@ impl Shared {
         let why = match opened.disk.read_at(at, length) {
             Ok(bytes) if opened.pieces.matches(index, &bytes, self.secret) => return Ok(bytes.into()),
             Ok(_) => format!("piece {index} of its file is damaged"),
-            Err(error) => format!("piece {index} of its file cannot be read: {error}"),
+            Err(error) if is_broken(&error) || error.kind() == io::ErrorKind::UnexpectedEof => {
+                format!("piece {index} of its file cannot be read: {error}")
+            }
+            Err(error) => return Err(storage_error("reading a file", error)),
         };
         self.quarantine(opened.key, &opened.entry, &why);
         Err(damaged(opened.key, &why))

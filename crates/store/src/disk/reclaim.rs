@@ -85,7 +85,7 @@ impl Shared {
             self.give_up(number);
         }
         if let Err(error) = self.segments.remove(number) {
-            tracing::error!(number, %error, "a segment could not be removed");
+            return tracing::error!(number, %error, "a segment could not be removed");
         }
         self.counters.reclaimed.fetch_add(1, Relaxed);
     }

@@ -29,6 +29,9 @@ impl Shared {
                 count += 1;
                 self.take_up(place, &header, &payload, stamp)?;
             }
+            if scan.failed() {
+                return Err(io::Error::other(format!("segment {number} could not be read to its end")));
+            }
             if scan.skipped > 0 {
                 tracing::warn!(segment = number, bytes = scan.skipped, "bytes of a segment are no records");
             }
@@ -52,6 +55,10 @@ impl Shared {
             Role::File => {
                 let Some(pieces) = Pieces::decode(payload, header.size) else { return Ok(()) };
                 let squeeze = may_get_smaller(Form::File, header.encoding);
+                // The record of its removal may not have become durable before the file went.
+                if !self.layout.blob_path(header.key, header.encoding).exists() {
+                    return Ok(());
+                }
                 let blocks = pieces.file_length().div_ceil(BLOCK) as u32;
                 Entry {
                     space: header.key.space,

@@ -22,8 +22,8 @@ const RETRY: Duration = Duration::from_secs(5);
 pub(super) struct Room {
     state: Mutex<State>,
     changed: Condvar,
-    /// What the file system leaves us besides what we have; updated now and then.
-    pub free: AtomicU64,
+    /// What the file system leaves us with what we have; updated now and then.
+    pub leave: AtomicU64,
     pub refused: AtomicU64,
 }
 
@@ -96,22 +96,20 @@ impl Shared {
 
     /// What the store takes, in bytes.
     pub(super) fn total(&self) -> u64 {
-        self.segments.footprint() + self.index_footprint.load(Relaxed) + self.usage.beside_segments()
+        self.segments.footprint() + self.table.footprint() + self.usage.beside_segments()
     }
 
     /// What it may take now, for all but compaction: of its size, and of what others leave on the disk.
     pub(super) fn limit(&self) -> u64 {
-        let free = self.total().saturating_add(self.room.free.load(Relaxed));
-        self.max_size.min(free).saturating_sub(self.compaction_reserve())
+        self.max_size.min(self.room.leave.load(Relaxed)).saturating_sub(self.compaction_reserve())
     }
 
     fn try_take_room(&self, bytes: u64) -> bool {
-        self.usage.in_flight.fetch_add(bytes, Relaxed);
-        let fits = self.total() <= self.limit();
-        if !fits {
-            self.usage.in_flight.fetch_sub(bytes, Relaxed);
-        }
-        fits
+        let (limit, in_flight) = (self.limit(), &self.usage.in_flight);
+        let others = self.total().saturating_sub(in_flight.load(Relaxed));
+        // All at once: what one writer tries for must not stand in the way of another.
+        let take = |taken: u64| (others + taken + bytes <= limit).then_some(taken + bytes);
+        in_flight.fetch_update(Relaxed, Relaxed, take).is_ok()
     }
 
     fn take_room(&self, bytes: u64) -> Result<()> {

@@ -164,9 +164,18 @@ impl Segments {
     /// Removes a segment whose records are of no more use. Who reads from it may end.
     pub fn remove(&self, number: u32) -> io::Result<()> {
         let length = self.lengths.write().remove(&number);
-        self.footprint.fetch_sub(length.map_or(0, blocks), Relaxed);
         self.open.lock().remove(&number);
-        self.medium.remove(&self.path(number))
+        match self.medium.remove(&self.path(number)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                // It is there, and takes what it takes.
+                length.and_then(|length| self.lengths.write().insert(number, length));
+                Err(error)
+            }
+            _ => {
+                self.footprint.fetch_sub(length.map_or(0, blocks), Relaxed);
+                Ok(())
+            }
+        }
     }
 
     fn keep_open(&self, number: u32, disk: Arc<Disk>) {

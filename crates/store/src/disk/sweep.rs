@@ -7,7 +7,7 @@
 use super::{
     BLOCK, Shared,
     frame::{HEADER, Place, Role, filled},
-    key::{Key, Space},
+    key::Key,
     leases::{self, Hold, Judge},
     log::{Append, answered_blocking},
     table::{Entry, Form, Touch, Verdict},
@@ -19,6 +19,11 @@ use std::{
     collections::{BTreeMap, HashMap},
     sync::atomic::Ordering::Relaxed,
 };
+
+/// How often it is tried anew to make room, having seen what came of the last time.
+const ATTEMPTS: usize = 4;
+/// A segment of which less can be had, in hundredths, is copied only where there is no other way.
+const WORTH: u64 = 5;
 
 /// What goes: everything of a kind that was used no later than this minute.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -47,11 +52,6 @@ pub(super) struct Census {
     soft: BTreeMap<u16, u64>,
     /// Bytes of records that are in use, by segment.
     pub live: HashMap<u32, u64>,
-    pub files: u64,
-    /// Blobs, results, values.
-    pub counts: [u64; 3],
-    /// Entries of segments that are gone.
-    lost: u64,
 }
 
 impl Census {
@@ -90,18 +90,11 @@ impl Shared {
         let (mut census, judge) = (Census::default(), self.leases.judge());
         self.table.visit(|entry, touch| {
             if !self.segments.contains(entry.place.segment) {
-                census.lost += 1;
+                self.usage.replaced(Some(entry), None);
                 return Verdict::Remove;
             }
             let bytes = record_bytes(entry);
             *census.live.entry(entry.place.segment).or_default() += bytes;
-            census.files += usage::file_bytes(entry);
-            match entry.space {
-                Space::Sha256 | Space::Blake3 => census.counts[0] += 1,
-                Space::Result => census.counts[1] += 1,
-                Space::Value => census.counts[2] += 1,
-                Space::Producer | Space::Recipe | Space::Pin => {}
-            }
             let ages = match judge.hold(touch) {
                 Hold::Free => &mut census.free,
                 Hold::Soft => &mut census.soft,
@@ -113,31 +106,49 @@ impl Shared {
         census
     }
 
-    /// Makes `needed` bytes of room, or as much as can be had.
+    /// Makes `needed` bytes of room, or as much as can be had: what nobody counts on goes first, and only then, if it is
+    /// `urgent`, uploads that may still be continued and what is leased.
     pub(super) fn make_room(&self, needed: u64, urgent: bool) {
         let _alone = self.sweeping.lock();
         let start = self.total();
         let target = start.saturating_sub(needed);
         self.drop_made_files(needed);
-        let still_needed = |shared: &Self| shared.total().saturating_sub(target);
-        while still_needed(self) > 0 && self.drop_idle_upload(urgent) {}
-        if still_needed(self) == 0 {
-            return;
+        while self.total() > target && self.drop_idle_upload(false) {}
+        self.sweep_to(target, false);
+        if urgent {
+            while self.total() > target && self.drop_idle_upload(true) {}
+            self.sweep_to(target, true);
         }
-        let census = self.census();
-        let dead: u64 = self
-            .segments
-            .from(0)
-            .iter()
-            .map(|(number, length)| length.saturating_sub(census.live.get(number).copied().unwrap_or(0)))
-            .sum();
-        // What is dead already needs nobody to go; but not all of it can be had.
-        let cut = census.cut(still_needed(self).saturating_sub(dead / 2), urgent);
-        self.sweep_files(cut, still_needed(self));
-        if still_needed(self) > 0 {
-            self.sweep_segments(cut, target);
+        tracing::debug!(needed, urgent, made = start.saturating_sub(self.total()), "made room");
+    }
+
+    /// Evicts things until the store is down to `target`, leased ones too if `urgent`; or until that gives no more.
+    fn sweep_to(&self, target: u64, urgent: bool) {
+        for attempt in 0..ATTEMPTS {
+            let before = self.total();
+            if before <= target || self.keeper.is_stopped() {
+                return;
+            }
+            let census = self.census();
+            let live = |number: &u32| census.live.get(number).copied().unwrap_or(0);
+            // What is dead already needs nobody to go. But not all of it can be had; the next attempt knows how much.
+            let dead: u64 = self
+                .segments
+                .from(0)
+                .iter()
+                .map(|(number, length)| length.saturating_sub(live(number)))
+                .sum();
+            let dead = if attempt == 0 { dead / 2 } else { 0 };
+            let cut = census.cut((before - target).saturating_sub(dead), urgent);
+            self.sweep_files(cut, before - target);
+            if self.total() > target {
+                let least = if attempt == 0 { WORTH } else { 0 };
+                self.sweep_segments(cut, target, least);
+            }
+            if attempt > 0 && self.total() >= before {
+                return;
+            }
         }
-        tracing::debug!(needed, urgent, ?cut, made = start.saturating_sub(self.total()), "made room");
     }
 
     /// Evicts files up to the cut, those that were not used for longest first, until so much is freed.
@@ -197,13 +208,14 @@ impl Shared {
         }
     }
 
-    /// Writes down, durably, that these are gone.
+    /// Writes down, durably, that these are gone. On a disk too full for that, the index alone has to tell it.
     pub(super) fn log_removal(&self, keys: &[Key]) {
         let appends = keys.iter().map(|key| self.removal(*key));
-        for answer in self.log.append(appends).into_iter().map(answered_blocking) {
-            if let Err(error) = answer {
-                tracing::error!("an eviction could not be written down: {error}");
-            }
+        let answers: Vec<_> = self.log.append(appends).into_iter().map(answered_blocking).collect();
+        let Some(error) = answers.into_iter().find_map(Result::err) else { return };
+        tracing::warn!("a removal is told of by the index alone: {error}");
+        if let Err(error) = self.table.flush() {
+            tracing::error!(%error, "a removal could not be written down");
         }
     }
 
@@ -231,9 +243,9 @@ impl Shared {
         }
     }
 
-    /// Reclaims segments until the store is down to `target`: first those that give most for the least copying.
-    fn sweep_segments(&self, cut: Cut, target: u64) {
-        let Some(sealed) = self.seal() else { return };
+    /// Reclaims segments until the store is down to `target`: first those that give most for the least copying, and
+    /// none that gives less than this many hundredths of it.
+    fn sweep_segments(&self, cut: Cut, target: u64, least: u64) {
         let judge = self.leases.judge();
         let mut staying: HashMap<u32, u64> = HashMap::new();
         self.table.visit(|entry, touch| {
@@ -248,11 +260,15 @@ impl Shared {
             (10 - gain * 10 / length.max(1), number, length, gain)
         };
         let mut segments: Vec<_> = self.segments.from(0).into_iter().map(gain).collect();
-        segments.retain(|(_, number, length, gain)| *number <= sealed && *gain > length / 20);
+        segments.retain(|(_, _, length, gain)| *gain > length * least / 100);
         segments.sort_unstable();
         for (_, number, ..) in segments {
             if self.total() <= target || self.keeper.is_stopped() {
                 return;
+            }
+            // The log appends to the last one until it is told to begin another.
+            if self.segments.last() == Some(number) && self.seal().is_none() {
+                continue;
             }
             self.reclaim(number, cut);
         }

@@ -4,7 +4,43 @@ use super::{
     BLOCK,
     table::{Entry, Form},
 };
+use parking_lot::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+/// What entries of the index stand for, or by how much that changed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Figures {
+    /// Bytes of files.
+    pub files: i64,
+    /// Blobs, results, values.
+    pub counts: [i64; 3],
+}
+
+impl Figures {
+    pub fn add(&mut self, entry: &Entry, sign: i64) {
+        self.files += sign * file_bytes(entry) as i64;
+        if let Some(kind) = counted(entry) {
+            self.counts[kind] += sign;
+        }
+    }
+
+    /// These and others, the latter as many times.
+    pub fn plus(self, other: Self, times: i64) -> Self {
+        let counts = std::array::from_fn(|kind| self.counts[kind] + times * other.counts[kind]);
+        Self { files: self.files + times * other.files, counts }
+    }
+}
+
+/// Which of the figures counts an entry.
+fn counted(entry: &Entry) -> Option<usize> {
+    use super::key::Space;
+    match entry.space {
+        Space::Sha256 | Space::Blake3 => Some(0),
+        Space::Result => Some(1),
+        Space::Value => Some(2),
+        Space::Producer | Space::Recipe | Space::Pin => None,
+    }
+}
 
 /// Bytes and numbers of things.
 #[derive(Default)]
@@ -16,9 +52,10 @@ pub(super) struct Usage {
     /// Writes that were begun, and room that is kept for them.
     pub in_flight: AtomicU64,
     pub quarantine: AtomicU64,
-    pub blobs: AtomicU64,
-    pub results: AtomicU64,
-    pub values: AtomicU64,
+    /// Blobs, results, values.
+    counts: [AtomicU64; 3],
+    /// As they were taken over from the last run.
+    restored: Mutex<Figures>,
 }
 
 impl Usage {
@@ -27,19 +64,9 @@ impl Usage {
         for (entry, sign) in before.map(|entry| (entry, -1)).into_iter().chain(after.map(|entry| (entry, 1)))
         {
             add(&self.files, sign * file_bytes(entry) as i64);
-            if let Some(count) = self.count_of(entry) {
-                add(count, sign);
+            if let Some(kind) = counted(entry) {
+                add(&self.counts[kind], sign);
             }
-        }
-    }
-
-    fn count_of(&self, entry: &Entry) -> Option<&AtomicU64> {
-        use super::key::Space;
-        match entry.space {
-            Space::Sha256 | Space::Blake3 => Some(&self.blobs),
-            Space::Result => Some(&self.results),
-            Space::Value => Some(&self.values),
-            Space::Producer | Space::Recipe | Space::Pin => None,
         }
     }
 
@@ -48,15 +75,23 @@ impl Usage {
     }
 
     /// Takes up the figures of an earlier run.
-    pub fn restore(&self, files: u64, [blobs, results, values]: [u64; 3]) {
-        self.files.store(files, Relaxed);
-        self.blobs.store(blobs, Relaxed);
-        self.results.store(results, Relaxed);
-        self.values.store(values, Relaxed);
+    pub fn restore(&self, files: u64, counts: [u64; 3]) {
+        let restored = Figures { files: files as i64, counts: counts.map(|count| count as i64) };
+        *self.restored.lock() = Figures::default();
+        self.correct(restored);
+    }
+
+    /// Puts the figures right, now that it is known what they should have been when they were taken over.
+    pub fn correct(&self, restored: Figures) {
+        let mut before = self.restored.lock();
+        let error = restored.plus(*before, -1);
+        add(&self.files, error.files);
+        self.counts.iter().zip(error.counts).for_each(|(count, error)| add(count, error));
+        *before = restored;
     }
 
     pub fn counts(&self) -> [u64; 3] {
-        [&self.blobs, &self.results, &self.values].map(|count| count.load(Relaxed))
+        [0, 1, 2].map(|kind| self.counts[kind].load(Relaxed))
     }
 
     /// All but segments and index.

@@ -3,12 +3,13 @@
 use bytes::Bytes;
 use mortar_model::{
     BlobStore, BlobStoreExt, Clock, Context, Digest, DigestFunction, DigestSet, Error, Range,
+    context::{Promise, RequestMetadata},
 };
-use mortar_store::{DiskConfig, DiskStore};
+use mortar_store::{DiskConfig, DiskStore, Policy};
 use mortar_testkit::conformance::Random;
 use std::{
     fs,
-    os::unix::fs::PermissionsExt,
+    os::unix::fs::{FileExt, MetadataExt, PermissionsExt},
     path::{Path, PathBuf},
     sync::{
         Arc,
@@ -18,6 +19,9 @@ use std::{
 };
 
 pub const PLENTY: u64 = 1 << 40;
+pub const MIB: u64 = 1024 * 1024;
+/// The largest blob that is a record in a segment.
+pub const SMALL: usize = 128 * 1024;
 
 pub fn config(directory: &Path, max_size: u64) -> DiskConfig {
     DiskConfig { directory: directory.into(), max_size }
@@ -25,6 +29,17 @@ pub fn config(directory: &Path, max_size: u64) -> DiskConfig {
 
 pub fn open(directory: &Path) -> Arc<DiskStore> {
     DiskStore::open(config(directory, PLENTY)).unwrap()
+}
+
+pub async fn open_with(directory: &Path, max_size: u64, policy: Policy) -> Arc<DiskStore> {
+    let store = DiskStore::open_with(config(directory, max_size), policy).unwrap();
+    walked(&store).await;
+    store
+}
+
+/// A policy whose time is told.
+pub fn held(clock: &Arc<HeldClock>) -> Policy {
+    Policy { clock: clock.clone(), ..Policy::default() }
 }
 
 /// Waits until the store has looked through its directory.
@@ -45,6 +60,12 @@ pub fn context() -> Context {
     Context::internal()
 }
 
+/// A call of a build.
+pub fn invocation(name: impl ToString) -> Context {
+    let request = RequestMetadata { tool_invocation_id: name.to_string(), ..RequestMetadata::default() };
+    Context { request: Arc::new(request), ..Context::internal() }
+}
+
 pub fn fresh(length: usize) -> (Digest, Bytes) {
     Random::new().blob(DigestFunction::Sha256, length)
 }
@@ -61,26 +82,94 @@ pub async fn fetch(store: &dyn BlobStore, digest: Digest, range: Range) -> Resul
 
 /// Asks without extending any promise.
 pub async fn is_present(store: &dyn BlobStore, digest: Digest) -> bool {
-    let glance = Context { promise: mortar_model::context::Promise::Glance, ..context() };
+    let glance = Context { promise: Promise::Glance, ..context() };
     store.find_missing(&glance, &DigestSet::from_iter([digest])).await.unwrap().is_empty()
 }
 
-/// Where the store keeps a blob.
+/// Where the store keeps a large blob.
 pub fn blob_path(directory: &Path, digest: Digest) -> PathBuf {
     let hex = digest.hex();
     directory.join("blobs").join(digest.function().name()).join(&hex[..2]).join(hex)
 }
 
-/// All files below a directory.
+/// Where the content of a small blob lies: the file, and where in it.
+pub fn record_place(directory: &Path, content: &[u8]) -> Option<(PathBuf, u64)> {
+    let mut segments = files(&directory.join("segments"));
+    segments.sort();
+    // The newest copy is the one that counts.
+    segments.into_iter().rev().find_map(|path| {
+        let bytes = fs::read(&path).ok()?;
+        let mut starts = (0..(bytes.len() + 1).saturating_sub(content.len())).step_by(8).rev();
+        let at = starts.find(|at| bytes[*at..].starts_with(content))?;
+        Some((path, at as u64))
+    })
+}
+
+/// Where the content of a blob lies, be it large or small.
+pub fn content_place(directory: &Path, digest: Digest, content: &[u8]) -> (PathBuf, u64) {
+    match content.len() <= SMALL {
+        true => record_place(directory, content).expect("its content is in a segment"),
+        false => (blob_path(directory, digest), 0),
+    }
+}
+
+/// Changes one byte of a file in place.
+pub fn flip(path: &Path, at: u64, mask: u8) {
+    let mode = fs::metadata(path).unwrap().permissions();
+    fs::set_permissions(path, fs::Permissions::from_mode(0o755)).unwrap();
+    let file = fs::OpenOptions::new().read(true).write(true).open(path).unwrap();
+    let mut byte = [0];
+    file.read_exact_at(&mut byte, at).unwrap();
+    file.write_all_at(&[byte[0] ^ mask], at).unwrap();
+    fs::set_permissions(path, mode).unwrap();
+}
+
+/// Flips bits of a blob where the store keeps it.
+pub fn damage(directory: &Path, digest: Digest, content: &[u8], at: usize) {
+    let (path, start) = content_place(directory, digest, content);
+    flip(&path, start + at as u64, 4);
+}
+
+/// All files below a directory; some may come and go meanwhile.
 pub fn files(directory: &Path) -> Vec<PathBuf> {
     let mut found = Vec::new();
-    for entry in fs::read_dir(directory).unwrap().map(Result::unwrap) {
-        match entry.file_type().unwrap().is_dir() {
+    for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
+        match entry.file_type().is_ok_and(|kind| kind.is_dir()) {
             true => found.extend(files(&entry.path())),
             false => found.push(entry.path()),
         }
     }
     found
+}
+
+/// What all things in a store's directory take on disk. Not counted are FORMAT, CHECKPOINT and the lock, of one block
+/// each whatever is stored, and directories, which no file system tells the size of alike.
+pub fn on_disk(directory: &Path) -> u64 {
+    let parts = ["segments", "index", "blobs", "made", "tmp", "uploads", "quarantine"];
+    parts.iter().map(|part| blocks(&directory.join(part))).sum()
+}
+
+fn blocks(directory: &Path) -> u64 {
+    let found = files(directory).into_iter().filter_map(|path| path.metadata().ok());
+    found.map(|metadata| metadata.blocks() * 512).sum()
+}
+
+/// Waits until the store's accounts agree with the disk, since files that are dropped go in the background.
+pub async fn balanced(store: &DiskStore, directory: &Path) {
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while store.stats().bytes != on_disk(directory) {
+        if Instant::now() >= deadline {
+            let parts = ["segments", "index", "blobs", "made", "tmp", "uploads", "quarantine"];
+            let sizes: Vec<_> = parts.iter().map(|part| (part, blocks(&directory.join(part)))).collect();
+            panic!("on disk {sizes:?}, by the accounts {:?}", store.stats());
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+/// Files of writes that have not ended.
+pub fn unfinished(directory: &Path) -> Vec<PathBuf> {
+    files(&directory.join("tmp"))
 }
 
 /// Changes a file behind the store's back.

@@ -2,10 +2,17 @@
 #![allow(clippy::unwrap_used)]
 
 mod conformance;
+mod damage;
 mod encodings;
+mod eviction;
 mod fixture;
+mod full_disk;
 mod import;
+mod killed;
+mod opening;
 mod pins;
 mod results;
 mod resumed;
 mod squeeze;
+mod turmoil;
+mod uploads;

@@ -1,10 +1,9 @@
 //! Who may open a directory, and what a restart brings back.
 
-use crate::fixture::{PLENTY, config, context, fetch, fresh, open, put, until, walked};
-use mortar_model::{ActionCache, ActionResult, Range, Values};
-use mortar_store::{Completeness, DiskStore, Results};
-use mortar_testkit::codec::TableCodec;
-use std::{fs, path::Path, sync::Arc};
+use crate::fixture::{PLENTY, config, context, fetch, on_disk, open, put, until, walked};
+use mortar_model::{Range, Values};
+use mortar_store::{DiskStore, Record, RecordKind, Records};
+use std::{fs, path::Path};
 
 fn refusal(directory: &Path) -> String {
     DiskStore::open(config(directory, PLENTY)).err().expect("the directory is refused").to_string()
@@ -41,7 +40,7 @@ async fn another_version_is_left_alone() {
     let directory = tempfile::tempdir().unwrap();
     fs::write(directory.path().join("FORMAT"), "mortar-store 99\n").unwrap();
     let message = refusal(directory.path());
-    assert!(message.contains("`mortar-store 99`") && message.contains("`mortar-store 1`"), "{message}");
+    assert!(message.contains("`mortar-store 99`") && message.contains("`mortar-store 2`"), "{message}");
     assert_eq!(names(directory.path()), ["FORMAT"]);
 }
 
@@ -68,17 +67,11 @@ async fn a_first_start_that_was_cut_short_is_done_again() {
 #[tokio::test]
 async fn everything_is_there_after_a_restart() {
     let directory = tempfile::tempdir().unwrap();
-    let codec = Arc::new(TableCodec::default());
-    let key = fresh(1).0.into();
-    let result = ActionResult { stdout_raw: "hello".into(), ..Default::default() };
     let store = open(directory.path());
     let (small, large) = (put(&*store, 100).await, put(&*store, 1_000_000).await);
     store_value(&store, "value").await;
-    let actions = |store: &Arc<DiskStore>| {
-        let results = Arc::new(Results::new(store.clone(), codec.clone()));
-        Completeness::new(results, store.clone(), codec.clone())
-    };
-    actions(&store).put(&context(), key, result.clone()).await.unwrap();
+    let record = Record { kind: RecordKind::Result, name: [3; 32], content: "result".into() };
+    store.put_records(vec![record]).await.unwrap();
     let before = store.stats();
     drop(store);
 
@@ -87,10 +80,13 @@ async fn everything_is_there_after_a_restart() {
         assert_eq!(fetch(&*store, digest, Range::ALL).await.unwrap(), bytes);
     }
     assert_eq!(Values::get(&*store, &context(), &[7; 32]).await.unwrap().unwrap(), "value");
-    assert_eq!(actions(&store).get(&context(), key).await.unwrap(), Some(result));
+    let result = store.record(RecordKind::Result, [3; 32], true).await.unwrap();
+    assert_eq!(result, Some("result".into()));
     walked(&store).await;
     let after = store.stats();
-    assert_eq!((after.bytes, after.blobs, after.results, after.values), (before.bytes, 2, 1, 1));
+    assert_eq!((after.blobs, after.results, after.values), (2, 1, 1));
+    assert_eq!((after.segment_bytes, after.file_bytes), (before.segment_bytes, before.file_bytes));
+    assert_eq!(after.bytes, on_disk(directory.path()));
 }
 
 async fn store_value(store: &DiskStore, value: &'static str) {

@@ -208,6 +208,11 @@ impl Market {
         self.blobs.end(&invocation);
     }
 
+    /// Whether enough results were served, and enough were found to lack blobs.
+    fn saw_both(&self) -> bool {
+        self.served.load(Ordering::Relaxed) > 100 && self.actions.stats().incomplete > 100
+    }
+
     async fn evict_and_purge(&self, random: &mut Random) {
         let held = self.blobs.held();
         if !held.is_empty() {
@@ -236,7 +241,7 @@ async fn no_look_up_is_ever_served_what_cannot_be_used() {
                 match kind {
                     0 | 1 => market.build(&mut random).await,
                     2 | 3 => market.evict_and_purge(&mut random).await,
-                    _ if market.looked_up.load(Ordering::Relaxed) < LOOK_UPS => {
+                    _ if market.looked_up.load(Ordering::Relaxed) < LOOK_UPS || !market.saw_both() => {
                         market.look_up(&mut random).await
                     }
                     _ => market.over.store(true, Ordering::Relaxed),

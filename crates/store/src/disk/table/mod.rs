@@ -8,7 +8,7 @@ mod map;
 mod shard;
 mod slot;
 
-use super::{key::Key, medium::Medium};
+use super::{key::Key, medium::Medium, usage::Figures};
 use parking_lot::{Mutex, MutexGuard};
 use shard::Shard;
 pub(super) use shard::Touch;
@@ -17,6 +17,7 @@ pub(super) use slot::{Entry, Form, MAX_SEGMENT, MAX_SIZE};
 use std::{
     io,
     path::{Path, PathBuf},
+    sync::atomic::{AtomicU64, Ordering::Relaxed},
 };
 
 const SHARDS: usize = 64;
@@ -25,6 +26,10 @@ pub(super) struct Table {
     directory: PathBuf,
     medium: Medium,
     shards: Vec<Mutex<Shard>>,
+    /// Bytes on disk.
+    footprint: AtomicU64,
+    /// Parts of it did not exist.
+    pub is_made_anew: bool,
 }
 
 /// What may be done with an entry while it is looked at.
@@ -36,9 +41,19 @@ pub(super) enum Verdict {
 impl Table {
     /// Opens the index in a directory that exists. A part that cannot be read is an error.
     pub fn open(directory: &Path, secret: u64, medium: &Medium) -> io::Result<Self> {
+        let is_made_anew = (0..SHARDS).any(|number| !shard_path(directory, number).exists());
         let open = |number| Shard::open(&shard_path(directory, number), secret, medium).map(Mutex::new);
         let shards = (0..SHARDS).map(open).collect::<io::Result<_>>()?;
-        Ok(Self { directory: directory.into(), medium: medium.clone(), shards })
+        let (directory, medium) = (directory.into(), medium.clone());
+        let table = Self { directory, medium, shards, footprint: AtomicU64::new(0), is_made_anew };
+        table.measure();
+        Ok(table)
+    }
+
+    /// Takes account of a crash: of what was written to the index since it was made durable, any part may be on disk. If
+    /// nothing is known of when things were used, `forget` what is written of it.
+    pub fn distrust(&self, forget: bool) {
+        self.shards.iter().for_each(|shard| shard.lock().distrust(forget));
     }
 
     pub fn get(&self, key: &Key) -> Option<Entry> {
@@ -72,15 +87,24 @@ impl Table {
         decide: impl FnOnce(Option<(Entry, Touch)>) -> Option<(Entry, Touch)>,
     ) -> io::Result<Option<Entry>> {
         let mut shard = self.shard(key);
+        shard.mend(home_of_tag);
         if shard.is_full() {
             let path = shard_path(&self.directory, shard_of(key));
-            shard.grow(&path, home_of_tag, &self.medium)?;
+            let before = shard.footprint();
+            match shard.grow(&path, home_of_tag, &self.medium) {
+                Ok(()) => drop(self.footprint.fetch_add(shard.footprint() - before, Relaxed)),
+                // Slow is better than not at all: on a full disk, room is made by way of the index.
+                Err(error) if shard.has_room() => tracing::debug!(%error, "the index could not grow"),
+                Err(error) => return Err(error),
+            }
         }
         let found = find(&shard, key);
         let present = found.map(|(at, entry)| (entry, shard.touch(at)));
         if let Some((entry, touch)) = decide(present) {
             let tag = slot::tag(key);
-            shard.insert(found.map(|(at, _)| at), &tag, home_of_tag(&tag), &entry, touch);
+            if !shard.insert(found.map(|(at, _)| at), &tag, home_of_tag(&tag), &entry, touch) {
+                return Err(io::Error::other("a part of the index is full"));
+            }
         }
         Ok(present.map(|(entry, _)| entry))
     }
@@ -88,6 +112,7 @@ impl Table {
     /// Removes an entry that `matches`, which is told of its use. Returns it.
     pub fn remove(&self, key: &Key, matches: impl FnOnce(&Entry, Touch) -> bool) -> Option<Entry> {
         let mut shard = self.shard(key);
+        shard.mend(home_of_tag);
         let (at, entry) = find(&shard, key)?;
         let removed = matches(&entry, shard.touch(at));
         removed.then(|| {
@@ -100,6 +125,7 @@ impl Table {
     pub fn visit(&self, mut look: impl FnMut(&Entry, Touch) -> Verdict) {
         for shard in &self.shards {
             let mut shard = shard.lock();
+            shard.mend(home_of_tag);
             let mut removed = Vec::new();
             for (at, _, entry) in shard.entries() {
                 match look(&entry, shard.touch(at)) {
@@ -123,7 +149,22 @@ impl Table {
 
     /// Bytes on disk.
     pub fn footprint(&self) -> u64 {
-        self.shards.iter().map(|shard| shard.lock().footprint()).sum()
+        self.footprint.load(Relaxed)
+    }
+
+    fn measure(&self) {
+        let footprint = self.shards.iter().map(|shard| shard.lock().footprint()).sum();
+        self.footprint.store(footprint, Relaxed);
+    }
+
+    /// What the entries stood for when the index was opened, by counting those of now.
+    pub fn at_the_start(&self) -> Figures {
+        let each = self.shards.iter().map(|shard| {
+            let mut shard = shard.lock();
+            shard.mend(home_of_tag);
+            shard.at_the_start()
+        });
+        each.fold(Figures::default(), |sum, figures| sum.plus(figures, 1))
     }
 
     /// Makes the index durable as it is.
@@ -139,13 +180,16 @@ impl Table {
         for (number, shard) in self.shards.iter().enumerate() {
             let unsaved = shard.lock().unsaved_touches();
             if let Some(bytes) = unsaved {
+                let length = bytes.len() as u64;
                 let path = shard_path(&self.directory, number).with_extension("uses");
                 let passing = path.with_extension("uses-new");
                 let _ = std::fs::remove_file(&passing);
                 self.medium.create(passing.clone(), 0o644)?.write_at(&bytes, 0)?;
                 self.medium.rename(&passing, &path)?;
+                shard.lock().set_saved(length);
             }
         }
+        self.measure();
         Ok(())
     }
 

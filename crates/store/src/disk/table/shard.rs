@@ -3,7 +3,7 @@
 //! The file begins with a header (`mortarIX`, version, slots); entries follow. A table that is too full is written
 //! anew, larger, and takes the old one's name.
 
-use super::super::{frame::number, medium::Medium};
+use super::super::{BLOCK, frame::number, medium::Medium, usage::Figures};
 use super::{
     map::Map,
     slot::{self, Content, Entry, SLOT, Tag},
@@ -30,6 +30,12 @@ pub(super) struct Shard {
     touched: bool,
     /// Since the last flush.
     changed: bool,
+    /// After a crash, until it was looked through: parts of it may be older than others.
+    distrusted: bool,
+    /// By how much what the entries stand for has changed since it was opened.
+    change: Figures,
+    /// Bytes of the file of uses.
+    saved: u64,
     secret: u64,
 }
 
@@ -52,7 +58,23 @@ impl Shard {
         }
         let filled = (number(&header[16..20]) as usize).min(slots);
         let touches = load_touches(path, slots, medium).unwrap_or_default();
-        Ok(Self { map, slots, filled, touches, touched: false, changed: false, secret })
+        let saved = std::fs::metadata(path.with_extension("uses")).map_or(0, |metadata| metadata.len());
+        Ok(Self { filled, touches, changed: false, saved, ..Self::over(map, slots, secret) })
+    }
+
+    fn over(map: Map, slots: usize, secret: u64) -> Self {
+        Self {
+            map,
+            slots,
+            filled: 0,
+            touches: Vec::new(),
+            touched: false,
+            changed: true,
+            distrusted: false,
+            change: Figures::default(),
+            saved: 0,
+            secret,
+        }
     }
 
     fn create(path: &Path, slots: usize, secret: u64, medium: &Medium) -> io::Result<Self> {
@@ -65,13 +87,51 @@ impl Shard {
         file.write_at(&bytes, 0)?;
         file.sync()?;
         let map = Map::new(file.file(), path, bytes.len())?;
-        Ok(Self { map, slots, filled: 0, touches: Vec::new(), touched: false, changed: true, secret })
+        Ok(Self::over(map, slots, secret))
     }
 
     /// Bytes on disk.
     pub fn footprint(&self) -> u64 {
-        let touches = if self.touches.is_empty() { 0 } else { HEADER + self.slots * 4 };
-        (HEADER + self.slots * SLOT + touches) as u64
+        ((HEADER + self.slots * SLOT) as u64).next_multiple_of(BLOCK) + self.saved.next_multiple_of(BLOCK)
+    }
+
+    /// The file of uses has so many bytes now.
+    pub fn set_saved(&mut self, length: u64) {
+        self.saved = length;
+    }
+
+    /// What the entries stood for when the table was opened.
+    pub fn at_the_start(&self) -> Figures {
+        let mut now = Figures::default();
+        self.entries().for_each(|(_, _, entry)| now.add(&entry, 1));
+        now.plus(self.change, -1)
+    }
+
+    pub fn distrust(&mut self, forget: bool) {
+        self.distrusted = true;
+        if forget {
+            self.touches.fill(0);
+            self.touched = true;
+        }
+    }
+
+    /// After a crash, drops entries that no search reaches, or that another one of their name stands before: they are
+    /// left of what was overwritten, and would come back when that is removed. What was durable is reached: the slots
+    /// on the way to it were taken then, and are since.
+    pub fn mend(&mut self, home: impl Fn(&Tag) -> u32) {
+        if !std::mem::take(&mut self.distrusted) {
+            return;
+        }
+        let found: Vec<_> = self.entries().collect();
+        for (at, tag, entry) in found {
+            let first = self.find(&tag, home(&tag), |other| other.space == entry.space);
+            if first.is_none_or(|(first, _)| first != at) {
+                self.slot_mut(at).copy_from_slice(&slot::gone());
+                self.changed = true;
+            }
+        }
+        let filled = (0..self.slots).filter(|at| self.content(*at) != Content::Empty).count();
+        self.set_filled(filled);
     }
 
     pub fn find(&self, tag: &Tag, home: u32, matches: impl Fn(&Entry) -> bool) -> Option<(usize, Entry)> {
@@ -89,9 +149,12 @@ impl Shard {
     pub fn insert(&mut self, at: Option<usize>, tag: &Tag, home: u32, entry: &Entry, touch: Touch) -> bool {
         let free = |at: &usize| !matches!(self.content(*at), Content::Kept(..));
         let Some(at) = at.or_else(|| self.probe(home).find(free)) else { return false };
-        if self.content(at) == Content::Empty {
-            self.set_filled(self.filled + 1);
+        match self.content(at) {
+            Content::Empty => self.set_filled(self.filled + 1),
+            Content::Kept(_, before) => self.change.add(&before, -1),
+            Content::Gone => {}
         }
+        self.change.add(entry, 1);
         let bytes = slot::encode(tag, entry, self.secret);
         self.slot_mut(at).copy_from_slice(&bytes);
         self.changed = true;
@@ -100,6 +163,9 @@ impl Shard {
     }
 
     pub fn remove(&mut self, at: usize) {
+        if let Content::Kept(_, before) = self.content(at) {
+            self.change.add(&before, -1);
+        }
         let next_is_empty = self.content((at + 1) % self.slots) == Content::Empty;
         let left = if next_is_empty { [0; SLOT] } else { slot::gone() };
         self.slot_mut(at).copy_from_slice(&left);
@@ -130,6 +196,11 @@ impl Shard {
         (self.filled + 1) * 5 > self.slots * 4
     }
 
+    /// Whether a further entry would fit at all.
+    pub fn has_room(&self) -> bool {
+        self.filled < self.slots
+    }
+
     /// Writes the table anew with room for as many entries again, or without what is gone.
     pub fn grow(&mut self, path: &Path, home: impl Fn(&Tag) -> u32, medium: &Medium) -> io::Result<()> {
         let live = self.entries().count();
@@ -146,6 +217,7 @@ impl Shard {
         grown.map.flush(medium)?;
         medium.rename(&passing, path)?;
         grown.map = Map::new(medium.open_to_write(path.into())?.file(), path, HEADER + slots * SLOT)?;
+        (grown.change, grown.saved) = (self.change, self.saved);
         *self = grown;
         (self.changed, self.touched) = (true, true);
         Ok(())
@@ -162,6 +234,7 @@ impl Shard {
     /// Forgets promises of these kinds.
     pub fn clear_promises(&mut self, mask: u16) {
         for touch in &mut self.touches {
+            self.touched |= *touch & u32::from(mask) != 0;
             *touch &= !u32::from(mask);
         }
     }
