@@ -12,7 +12,7 @@
 use crate::{
     look_up::LookUp,
     requirements::StoredActions,
-    rewind::{Parts, Rewinder, Rewinding},
+    rewind::{Parts, Pieces, Rewinder, Rewinding},
     status_page::{self, Page},
     worker_sessions,
 };
@@ -69,7 +69,7 @@ impl Server {
             executor: Arc::new(queue),
             staff: Arc::new(scheduler.clone()),
         });
-        let rewinding = Arc::new(Rewinding::new(rewinder.clone(), results));
+        let rewinding = Arc::new(Rewinding::new(rewinder.clone(), results, Pieces::Unchecked));
         let executor = Arc::new(LookUp::new(actions.clone(), Arc::new(rewinder.clone())));
         let ports = Ports {
             blobs: rewinding.clone(),

@@ -17,7 +17,7 @@ mod running;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use blobs::Rewinding;
+pub(crate) use blobs::{Pieces, Rewinding};
 
 use async_trait::async_trait;
 use futures::{FutureExt, StreamExt, future::BoxFuture, stream};
@@ -44,6 +44,8 @@ type Maker = (InstanceName, ActionKey);
 const MAX_DEPTH: u32 = 16;
 /// Blobs that are made, or asked for, at the same time for one demand.
 const AT_ONCE: usize = 16;
+/// How often one action is run for one blob: a run that was on its way may have come too early.
+const RUNS: usize = 3;
 /// When to come again for what could not be made just now.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
 
@@ -194,7 +196,7 @@ impl Rewinder {
         Ok(Some(end))
     }
 
-    /// Has the blob made by the first action that can. One that cannot loses its claim to have made it.
+    /// Has the blob made by the first action that can. If none can, none of their results is of any use.
     async fn by_any_of(
         &self,
         context: &Context,
@@ -203,32 +205,54 @@ impl Rewinder {
         demand: &Demand,
     ) -> Result<End> {
         let (mut gone, mut not_now) = (Vec::new(), None);
-        for maker in makers {
-            let end = match self.run(context, &maker, demand).await {
-                End::Made if self.is_here(context, digest).await? => return Ok(End::Made),
-                End::Made => End::Gone("was run again and made something else".into()),
-                end => end,
-            };
-            match end {
-                End::NotNow(kind) => not_now = Some(End::NotNow(kind)),
-                End::Gone(why) => {
-                    let why = format!("action `{}`, which made it, {why}", maker.1.hex());
-                    tracing::warn!("blob `{digest}` was lost and is not made again: {why}");
-                    self.disown(context, maker, digest).await?;
-                    gone.push(why);
+        // The oldest first: those that came later may have copied what it made.
+        for maker in makers.iter().rev() {
+            let why = match self.by(context, digest, maker, demand).await? {
+                End::Made => return Ok(End::Made),
+                End::Gone(why) => why,
+                End::NotNow(kind) => {
+                    not_now = Some(End::NotNow(kind));
+                    continue;
                 }
-                End::Made => {}
+            };
+            gone.push(format!("action `{}`, which made it, {why}", maker.1.hex()));
+        }
+        if let Some(not_now) = not_now {
+            return Ok(not_now);
+        }
+        let why = gone.join("; ");
+        tracing::warn!("blob `{digest}` was lost and cannot be made again: {why}");
+        for maker in makers {
+            self.disown(context, maker, digest).await?;
+        }
+        Ok(End::Gone(why.into()))
+    }
+
+    /// Has the blob made by this action.
+    async fn by(&self, context: &Context, digest: Digest, maker: &Maker, demand: &Demand) -> Result<End> {
+        for _ in 0..RUNS {
+            match self.run(context, maker, demand).await {
+                End::Made if self.is_here(context, digest).await? => return Ok(End::Made),
+                // It made the blob and did not store it: the damaged one still counted as present then.
+                End::Made if self.claims(context, maker, digest).await? => {}
+                End::Made => break,
+                end => return Ok(end),
             }
         }
-        Ok(not_now.unwrap_or_else(|| End::Gone(gone.join("; ").into())))
+        Ok(End::Gone("was run again and made something else".into()))
+    }
+
+    /// Whether the result of an action names the blob.
+    async fn claims(&self, context: &Context, (instance, key): &Maker, digest: Digest) -> Result<bool> {
+        let context = context.clone().with_instance(instance.clone());
+        let kept = self.0.parts.results.get(&context, *key).await?;
+        Ok(kept.is_some_and(|kept| kept.closure.contains(&digest)))
     }
 
     /// Drops the result of an action that cannot make this blob again, unless it does not name it any more.
-    async fn disown(&self, context: &Context, (instance, key): Maker, digest: Digest) -> Result<()> {
-        let (context, results) = (context.clone().with_instance(instance), &self.0.parts.results);
-        let kept = results.get(&context, key).await?;
-        if kept.is_some_and(|kept| kept.closure.contains(&digest)) {
-            results.remove(&context, key).await?;
+    async fn disown(&self, context: &Context, maker: Maker, digest: Digest) -> Result<()> {
+        if self.claims(context, &maker, digest).await? {
+            self.0.parts.results.remove(&context.clone().with_instance(maker.0), maker.1).await?;
         }
         Ok(())
     }
@@ -243,7 +267,7 @@ impl Rewinder {
         let begin = || self.clone().run_again(context.clone(), maker.clone(), demand.depth + 1);
         let joined = self.0.running.join(demand.by.as_ref(), maker, begin);
         match joined {
-            Joined::Circle => End::Gone("needs it to make it".into()),
+            Joined::Circle => End::Gone("needs it itself".into()),
             Joined::Run(run) => {
                 let end = run.await;
                 self.0.running.leave(demand.by.as_ref(), maker);
