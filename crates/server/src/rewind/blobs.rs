@@ -31,25 +31,14 @@ pub(crate) struct Rewinding {
     rewinder: Rewinder,
     in_advance: Mutex<JoinSet<()>>,
     permits: Arc<Semaphore>,
-    pieces: Pieces,
-}
-
-/// What is known of the pieces of a stream that have passed when a later one turns out to be damaged.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Pieces {
-    /// Each was checked before it passed: the stream goes on behind them.
-    Checked,
-    /// The whole is checked at the end: any of them may be damaged, and the client has to begin anew.
-    Unchecked,
 }
 
 impl Rewinding {
-    /// Over the store that `rewinder` makes blobs for, which checks `pieces`; `known` has the digests of blobs that
-    /// results name.
-    pub(crate) fn new(rewinder: Rewinder, known: Arc<dyn HashIndex>, pieces: Pieces) -> Self {
+    /// Over the store that `rewinder` makes blobs for; `known` has the digests of blobs that results name.
+    pub(crate) fn new(rewinder: Rewinder, known: Arc<dyn HashIndex>) -> Self {
         let (blobs, index) = (rewinder.0.parts.blobs.clone(), rewinder.0.parts.index.clone());
         let permits = Arc::new(Semaphore::new(IN_ADVANCE));
-        Self { blobs, index, known, rewinder, in_advance: Mutex::default(), permits, pieces }
+        Self { blobs, index, known, rewinder, in_advance: Mutex::default(), permits }
     }
 
     /// Begins to make blobs that somebody will need soon.
@@ -76,7 +65,7 @@ impl BlobStore for Rewinding {
             return read;
         }
         let (rewinder, context) = (self.rewinder.clone(), context.clone());
-        let again = Again { rewinder, context, digest, range, pieces: self.pieces };
+        let again = Again { rewinder, context, digest, range };
         let blob = match read {
             Err(error) if is_loss(&error) => return again.read(error, 0).await,
             read => read?,
@@ -128,14 +117,13 @@ struct Again {
     context: Context,
     digest: Digest,
     range: Range,
-    pieces: Pieces,
 }
 
 impl Again {
     /// Makes the blob, for whose loss a read failed, and reads it again, without what has `passed`.
     async fn read(&self, error: Error, passed: u64) -> Result<Blob> {
         self.remake(error).await?;
-        if passed > 0 && self.pieces == Pieces::Unchecked {
+        if passed > 0 && !self.rewinder.0.parts.checks_pieces {
             let hint = "it was damaged and has been made again since: read it again, from its start";
             return Err(Error::not_found("blob", self.digest).hint(hint));
         }

@@ -4,7 +4,7 @@
 mod executing;
 mod reading;
 
-use super::{Parts, Pieces, RewindStats, Rewinder, Rewinding, Staff};
+use super::{Parts, RewindStats, Rewinder, Rewinding, Staff};
 use async_trait::async_trait;
 use bytes::Bytes;
 use mortar_model::{
@@ -85,12 +85,13 @@ impl House {
         });
         let rewinder = Rewinder::new(Parts {
             blobs: blobs.clone(),
+            checks_pieces: false,
             index: blobs,
             results: results.clone(),
             executor: mill.clone(),
             staff: mill.clone(),
         });
-        Self { store: Rewinding::new(rewinder.clone(), results, Pieces::Checked), rewinder, mill }
+        Self { store: Rewinding::new(rewinder.clone(), results), rewinder, mill }
     }
 
     /// Runs an action that makes these of those, as a client does; its digest.
