@@ -6,6 +6,7 @@ pub mod ccache;
 pub mod codec;
 pub mod conformance;
 pub mod faults;
+pub mod harm;
 pub mod http;
 pub mod mortar;
 pub mod process;

@@ -66,3 +66,18 @@ pub fn to_wire(request: &RequestMetadata) -> reapi::RequestMetadata {
         configuration_id: request.configuration_id.clone(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lost_blobs_are_made_again_for_whoever_does_not_say_otherwise() {
+        let mut headers = MetadataMap::new();
+        assert_eq!(lost_from_headers(&headers), Lost::Remade);
+        for lost in [Lost::Remade, Lost::Told] {
+            lost_to_headers(lost, &mut headers);
+            assert_eq!(lost_from_headers(&headers), lost);
+        }
+    }
+}

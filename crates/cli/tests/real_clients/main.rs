@@ -13,6 +13,7 @@ mod ccache;
 mod endpoints;
 mod foreign_server;
 mod kill_under_load;
+mod lost_blobs;
 mod repository_rules;
 
 use mortar_testkit::bazel::Processes;

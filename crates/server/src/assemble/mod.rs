@@ -39,6 +39,8 @@ pub struct Settings {
 pub struct Server {
     /// Blobs, uploads, local files.
     pub store: Arc<DiskStore>,
+    /// All results, for those who look after them.
+    pub results: Arc<Results>,
     /// Complete results.
     pub actions: Arc<dyn ActionCache>,
     /// Who runs what.
@@ -64,12 +66,13 @@ impl Server {
         let queue = QueueExecutor::new(scheduler.clone(), Arc::new(StoredActions::new(blobs.clone())));
         let rewinder = Rewinder::new(Parts {
             blobs,
+            checks_pieces: false,
             index: store.clone(),
             results: results.clone(),
             executor: Arc::new(queue),
             staff: Arc::new(scheduler.clone()),
         });
-        let rewinding = Arc::new(Rewinding::new(rewinder.clone(), results));
+        let rewinding = Arc::new(Rewinding::new(rewinder.clone(), results.clone()));
         let executor = Arc::new(LookUp::new(actions.clone(), Arc::new(rewinder.clone())));
         let ports = Ports {
             blobs: rewinding.clone(),
@@ -80,7 +83,7 @@ impl Server {
             executor: Some(executor.clone()),
         };
         let operations = Operations::new(executor);
-        Ok(Self { store, actions, scheduler, completeness, rewinder, operations, ports })
+        Ok(Self { store, results, actions, scheduler, completeness, rewinder, operations, ports })
     }
 
     /// Everything that is served on the port, which clients reach at the listener's URL.

@@ -5,8 +5,8 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures::{FutureExt, Stream, StreamExt, future::BoxFuture};
 use mortar_model::{
-    Blob, BlobStore, ByteStream, Context, Digest, DigestFunction, DigestSet, Error, HashIndex, Kind, Range,
-    Result, context::Lost,
+    Blob, BlobStore, ByteStream, Context, Digest, DigestFunction, DigestSet, Error, HashIndex, Range, Result,
+    context::Lost,
 };
 use parking_lot::Mutex;
 use std::{
@@ -64,16 +64,17 @@ impl BlobStore for Rewinding {
         if context.lost == Lost::Told {
             return read;
         }
-        let again = Again { rewinder: self.rewinder.clone(), context: context.clone(), digest, range };
+        let (rewinder, context) = (self.rewinder.clone(), context.clone());
+        let again = Again { rewinder, context, digest, range };
         let blob = match read {
-            Err(error) if is_loss(&error) => return again.read(error).await,
+            Err(error) if is_loss(&error) => return again.read(error, 0).await,
             read => read?,
         };
         if blob.as_bytes().is_some() {
             return Ok(blob);
         }
         let (length, inner) = (blob.len(), blob.into_stream());
-        Ok(Blob::stream(length, Guarded { state: State::Passing(inner), begun: false, again }))
+        Ok(Blob::stream(length, Guarded { state: State::Passing(inner), passed: 0, again }))
     }
 
     async fn write(&self, context: &Context, digest: Digest, blob: Blob) -> Result<()> {
@@ -119,10 +120,16 @@ struct Again {
 }
 
 impl Again {
-    /// Makes the blob, for whose loss a read failed, and reads it again.
-    async fn read(&self, error: Error) -> Result<Blob> {
+    /// Makes the blob, for whose loss a read failed, and reads it again, without what has `passed`.
+    async fn read(&self, error: Error, passed: u64) -> Result<Blob> {
         self.remake(error).await?;
-        self.rewinder.0.parts.blobs.read(&self.context, self.digest, self.range).await
+        if passed > 0 && !self.rewinder.0.parts.checks_pieces {
+            let hint = "it was damaged and has been made again since: read it again, from its start";
+            return Err(Error::not_found("blob", self.digest).hint(hint));
+        }
+        let Range { offset, limit } = self.range;
+        let rest = Range { offset: offset + passed, limit: limit.map(|limit| limit.saturating_sub(passed)) };
+        self.rewinder.0.parts.blobs.read(&self.context, self.digest, rest).await
     }
 
     /// Makes the blob again. Where that cannot be, the error says why.
@@ -137,11 +144,12 @@ impl Again {
     }
 }
 
-/// A blob on its way to a client. What fails before the first byte has passed is made and read again; the client is none
-/// the wiser. What fails later is made again, and the client is told to read again: what it has may be damaged.
+/// A blob on its way to a client. What fails is made again and the stream goes on; the client is none the wiser. Only
+/// where bytes have passed that nobody checked, it is told that the blob is not there: clients then throw away what they
+/// have, where they would complete it after any other error.
 struct Guarded {
     state: State,
-    begun: bool,
+    passed: u64,
     again: Again,
 }
 
@@ -153,19 +161,8 @@ enum State {
 
 impl Guarded {
     fn remake(&self, error: Error) -> BoxFuture<'static, Result<Blob>> {
-        let (again, begun) = (self.again.clone(), self.begun);
-        async move {
-            if !begun {
-                return again.read(error).await;
-            }
-            again.remake(error).await?;
-            let message = format!(
-                "blob `{}` turned out to be damaged while it was read, and was made again; read it again",
-                again.digest
-            );
-            Err(Error::new(Kind::Aborted { message }))
-        }
-        .boxed()
+        let (again, passed) = (self.again.clone(), self.passed);
+        async move { again.read(error, passed).await }.boxed()
     }
 }
 
@@ -179,8 +176,6 @@ impl Stream for Guarded {
                 State::Remaking(remaking) => match ready!(remaking.poll_unpin(cx)) {
                     Ok(blob) => {
                         self.state = State::Passing(blob.into_stream());
-                        // One that is lost again at once is for the client to ask for again, if it will.
-                        self.begun = true;
                         continue;
                     }
                     Err(error) => Some(Err(error)),
@@ -193,8 +188,8 @@ impl Stream for Guarded {
                     item => item,
                 },
             };
-            match item {
-                Some(Ok(_)) => self.begun = true,
+            match &item {
+                Some(Ok(piece)) => self.passed += piece.len() as u64,
                 Some(Err(_)) | None => self.state = State::Over,
             }
             return Poll::Ready(item);

@@ -1,7 +1,7 @@
 //! Rewinding: a blob that was lost, and whose action is known, is made again when it is read or needed as an input.
 //!
-//! - [`Rewinder`], here: makes one blob again, by running the actions that made it and, before them, those that make
-//!   what they lack; bounded in depth, counted
+//! - `remake`: makes one blob again, by running the actions that made it and, before them, those that make what they
+//!   lack; bounded in depth, counted
 //! - `blobs`: the store as clients see it · `executor`: the executor that makes the inputs that an action lacks
 //! - `running`: what is being made now, so that demands are merged and circles are found
 //! - `inputs`: which inputs of an action are lost
@@ -13,6 +13,7 @@
 mod blobs;
 mod executor;
 mod inputs;
+mod remake;
 mod running;
 #[cfg(test)]
 mod tests;
@@ -20,13 +21,13 @@ mod tests;
 pub(crate) use blobs::Rewinding;
 
 use async_trait::async_trait;
-use futures::{FutureExt, StreamExt, future::BoxFuture, stream};
+use futures::{StreamExt, stream};
 use mortar_model::{
-    ActionKey, BlobStore, Context, Digest, DigestSet, Error, ExecuteRequest, Executor, HashIndex,
-    InstanceName, Kind, Outcome, Result, ResultStore, Termination, context::Lost,
+    ActionKey, BlobStore, Context, Digest, DigestSet, Error, Executor, HashIndex, InstanceName, Kind, Result,
+    ResultStore,
 };
 use mortar_scheduler::Scheduler;
-use running::{Joined, Running};
+use running::Running;
 use std::{
     fmt,
     sync::{
@@ -35,7 +36,6 @@ use std::{
     },
     time::Duration,
 };
-use tracing::Instrument;
 
 /// An action of an instance.
 type Maker = (InstanceName, ActionKey);
@@ -51,6 +51,9 @@ const RETRY_AFTER: Duration = Duration::from_secs(1);
 pub(crate) struct Parts {
     /// The store, as it is.
     pub(crate) blobs: Arc<dyn BlobStore>,
+    /// Whether it checks each piece of a stream before it passes, and not the whole at its end. Then a stream can go on
+    /// where damage was found.
+    pub(crate) checks_pieces: bool,
     /// The store's blobs by hash: actions are known by their hashes alone.
     pub(crate) index: Arc<dyn HashIndex>,
     /// Which actions made which blobs.
@@ -167,139 +170,6 @@ impl Rewinder {
     /// The digest of an action's message, if that is there.
     async fn action(&self, context: &Context, key: ActionKey) -> Result<Option<Digest>> {
         self.0.parts.index.lookup(context, key.function, &key.hash).await
-    }
-
-    /// Makes a lost blob again. None if nobody knows how.
-    async fn remake(&self, context: &Context, digest: Digest, demand: &Demand) -> Result<Option<End>> {
-        let makers = self.makers(digest).await?;
-        if makers.is_empty() {
-            return Ok(None);
-        }
-        if self.is_here(context, digest).await? {
-            return Ok(Some(End::Made));
-        }
-        let counts = &self.0.counts;
-        let end = if demand.depth >= MAX_DEPTH {
-            count(&counts.too_deep);
-            End::Gone(format!("more than {MAX_DEPTH} actions in a row lack what the next one makes").into())
-        } else if !self.0.parts.staff.is_there().await {
-            End::NotNow(Arc::new(Kind::Unavailable {
-                message: "no worker is connected".into(),
-                retry_after: Some(RETRY_AFTER),
-            }))
-        } else {
-            self.by_any_of(context, digest, makers, demand).await?
-        };
-        count(if matches!(end, End::Made) { &counts.made } else { &counts.failed });
-        Ok(Some(end))
-    }
-
-    /// Has the blob made by the first action that can. One that cannot loses its claim to have made it.
-    async fn by_any_of(
-        &self,
-        context: &Context,
-        digest: Digest,
-        makers: Vec<Maker>,
-        demand: &Demand,
-    ) -> Result<End> {
-        let (mut gone, mut not_now) = (Vec::new(), None);
-        for maker in makers {
-            let end = match self.run(context, &maker, demand).await {
-                End::Made if self.is_here(context, digest).await? => return Ok(End::Made),
-                End::Made => End::Gone("was run again and made something else".into()),
-                end => end,
-            };
-            match end {
-                End::NotNow(kind) => not_now = Some(End::NotNow(kind)),
-                End::Gone(why) => {
-                    let why = format!("action `{}`, which made it, {why}", maker.1.hex());
-                    tracing::warn!("blob `{digest}` was lost and is not made again: {why}");
-                    self.disown(context, maker, digest).await?;
-                    gone.push(why);
-                }
-                End::Made => {}
-            }
-        }
-        Ok(not_now.unwrap_or_else(|| End::Gone(gone.join("; ").into())))
-    }
-
-    /// Drops the result of an action that cannot make this blob again, unless it does not name it any more.
-    async fn disown(&self, context: &Context, (instance, key): Maker, digest: Digest) -> Result<()> {
-        let (context, results) = (context.clone().with_instance(instance), &self.0.parts.results);
-        let kept = results.get(&context, key).await?;
-        if kept.is_some_and(|kept| kept.closure.contains(&digest)) {
-            results.remove(&context, key).await?;
-        }
-        Ok(())
-    }
-
-    async fn is_here(&self, context: &Context, digest: Digest) -> Result<bool> {
-        let missing = self.0.parts.blobs.find_missing(context, &DigestSet::from_iter([digest])).await?;
-        Ok(missing.is_empty())
-    }
-
-    /// Runs an action again, or joins those who have it run already.
-    async fn run(&self, context: &Context, maker: &Maker, demand: &Demand) -> End {
-        let begin = || self.clone().run_again(context.clone(), maker.clone(), demand.depth + 1);
-        let joined = self.0.running.join(demand.by.as_ref(), maker, begin);
-        match joined {
-            Joined::Circle => End::Gone("needs it to make it".into()),
-            Joined::Run(run) => {
-                let end = run.await;
-                self.0.running.leave(demand.by.as_ref(), maker);
-                end
-            }
-        }
-    }
-
-    /// Boxed, since what an action lacks is made in the same way.
-    fn run_again(self, context: Context, maker: Maker, depth: u32) -> BoxFuture<'static, End> {
-        let span = tracing::info_span!("rewind", action = maker.1.hex(), depth);
-        let running = async move {
-            let end = self.execute_maker(&context, maker, depth).await;
-            end.unwrap_or_else(|error| End::NotNow(Arc::new(error.kind().clone())))
-        };
-        running.instrument(span).boxed()
-    }
-
-    async fn execute_maker(&self, context: &Context, maker: Maker, depth: u32) -> Result<End> {
-        let context = context.clone().with_instance(maker.0.clone());
-        let context = Context { deadline: None, lost: Lost::Told, ..context };
-        let Some(action_digest) = self.action(&context, maker.1).await? else {
-            return Ok(End::Gone("is not here any more".into()));
-        };
-        tracing::info!("runs again, since an output of it was lost");
-        count(&self.0.counts.attempted);
-        let request = ExecuteRequest { action_digest, skip_cache_lookup: true, priority: 0 };
-        let demand = Demand { by: Some(maker), depth };
-        Ok(match self.execute_with_inputs(&context, request, &(), &demand).await {
-            Ok(outcome) => verdict(&outcome),
-            Err(error) => match error.kind() {
-                Kind::MissingBlobs { missing } => End::Gone(lacks(missing, &error).into()),
-                Kind::InvalidArgument { .. } => End::Gone(format!("is refused: {error}").into()),
-                kind => End::NotNow(Arc::new(kind.clone())),
-            },
-        })
-    }
-}
-
-fn verdict(outcome: &Outcome) -> End {
-    match outcome.termination {
-        Termination::Exited if outcome.result.is_success() => End::Made,
-        Termination::Exited => {
-            End::Gone(format!("was run again and failed with exit code {}", outcome.result.exit_code).into())
-        }
-        Termination::TimedOut { limit } => {
-            End::Gone(format!("was run again and stopped at its time limit of {limit:?}").into())
-        }
-    }
-}
-
-fn lacks(missing: &[Digest], error: &Error) -> String {
-    let first = missing.first().map(Digest::to_string).unwrap_or_default();
-    match error.get_hint() {
-        Some(why) => format!("lacks the input `{first}`: {}", why.lines().next().unwrap_or_default()),
-        None => format!("lacks the input `{first}`, which nobody here can make"),
     }
 }
 

@@ -132,12 +132,14 @@ impl Makers {
         Self { size, newest_first: Vec::new() }
     }
 
-    /// With another one, who comes first; one too many is forgotten.
+    /// With another one, who comes first; the oldest of too many is forgotten. One who made it before stays in his
+    /// place: those who copy a blob come after the one they have it from.
     #[must_use]
     pub fn with(mut self, maker: Named) -> Self {
-        self.newest_first.retain(|known| *known != maker);
-        self.newest_first.insert(0, maker);
-        self.newest_first.truncate(MOST_MAKERS);
+        if !self.newest_first.contains(&maker) {
+            self.newest_first.insert(0, maker);
+            self.newest_first.truncate(MOST_MAKERS);
+        }
         self
     }
 
@@ -286,7 +288,7 @@ mod tests {
             makers = makers.with(named("", hash));
         }
         let hashes: Vec<u8> = makers.newest_first.iter().map(|maker| maker.key.hash[0]).collect();
-        assert_eq!(hashes, [5, 4, 1, 3]);
+        assert_eq!(hashes, [5, 4, 3, 2]);
     }
 
     #[test]

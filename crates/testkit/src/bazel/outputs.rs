@@ -37,6 +37,14 @@ impl Outputs {
         self.entries.len()
     }
 
+    /// The files among them with their contents, by path below `bazel-out`.
+    pub fn files(&self) -> impl Iterator<Item = (&Path, &[u8])> {
+        self.entries.iter().filter_map(|(path, entry)| match entry {
+            Entry::File { content, .. } => Some((path.as_path(), content.as_slice())),
+            Entry::Link(_) | Entry::EmptyDirectory => None,
+        })
+    }
+
     /// Whether nothing was built.
     pub fn is_empty(&self) -> bool {
         self.entries.is_empty()

@@ -51,7 +51,11 @@ struct Mill {
     recipes: Mutex<HashMap<Digest, Recipe>>,
     runs: AtomicU32,
     given_up: AtomicU32,
+    /// Whether runs may begin, and whether they may end.
     open: watch::Sender<bool>,
+    ends: watch::Sender<bool>,
+    /// Runs that stored all they made.
+    stores: watch::Sender<u32>,
     staffed: AtomicBool,
 }
 
@@ -75,10 +79,13 @@ impl House {
             runs: AtomicU32::new(0),
             given_up: AtomicU32::new(0),
             open: watch::channel(true).0,
+            ends: watch::channel(true).0,
+            stores: watch::channel(0).0,
             staffed: AtomicBool::new(true),
         });
         let rewinder = Rewinder::new(Parts {
             blobs: blobs.clone(),
+            checks_pieces: false,
             index: blobs,
             results: results.clone(),
             executor: mill.clone(),
@@ -215,6 +222,8 @@ impl Executor for Mill {
         let mut leaves = Leaves(Some(&self.given_up));
         self.open.subscribe().wait_for(|open| *open).await.unwrap();
         let result = self.make(context, request.action_digest, &recipe).await;
+        self.stores.send_modify(|stores| *stores += 1);
+        self.ends.subscribe().wait_for(|ends| *ends).await.unwrap();
         leaves.0 = None;
         Ok(Outcome {
             result: result?,

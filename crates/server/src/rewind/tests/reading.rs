@@ -125,7 +125,8 @@ async fn a_demand_that_is_given_up_stops_the_run_and_another_one_begins_anew() {
 
 #[tokio::test]
 async fn what_cannot_be_made_again_takes_its_result_along_and_is_told() {
-    let change: [(fn(&mut Recipe), &str); 2] = [
+    type Change = fn(&mut Recipe);
+    let change: [(Change, &str); 2] = [
         (|recipe| recipe.makes = vec!["something else"], "made something else"),
         (|recipe| recipe.exit_code = 3, "exit code 3"),
     ];
@@ -193,6 +194,46 @@ async fn blobs_that_need_each_other_end_in_an_error() {
 }
 
 #[tokio::test]
+async fn a_run_that_did_not_store_what_was_lost_since_is_followed_by_another() {
+    let house = House::new();
+    house.build(&[], &["one", "two"]).await;
+    house.lose(&["one"]);
+    let first = house.mill.stores.subscribe();
+    let read_one = house.read("one");
+    // The run has stored both when the second one is lost, and has not ended.
+    house.mill.ends.send_replace(false);
+    let read_two = async {
+        first.clone().wait_for(|stores| *stores == 2).await.unwrap();
+        house.lose(&["two"]);
+        let read = house.read("two");
+        let end = async {
+            while house.mill.runs.load(Ordering::SeqCst) == 0 {
+                tokio::task::yield_now().await;
+            }
+            tokio::task::yield_now().await;
+            house.mill.ends.send_replace(true);
+        };
+        tokio::join!(read, end).0
+    };
+    let (one, two) = tokio::join!(read_one, read_two);
+    assert_eq!((one.unwrap(), two.unwrap()), ("one".into(), "two".into()));
+    assert_eq!(house.runs(), 2);
+}
+
+#[tokio::test]
+async fn a_blob_that_was_copied_is_made_by_the_one_it_came_from() {
+    let house = House::new();
+    house.build(&[], &["x"]).await;
+    let copy = house.build(&[digest_of("x")], &["x"]).await;
+    for _ in 0..2 {
+        house.lose(&["x"]);
+        assert_eq!(house.read("x").await.unwrap(), "x");
+    }
+    assert_eq!(house.runs(), 2);
+    assert!(house.knows_result_of(copy).await);
+}
+
+#[tokio::test]
 async fn what_stands_in_the_way_for_now_costs_no_result() {
     let house = House::new();
     let action = house.build(&[], &["out"]).await;
@@ -255,38 +296,39 @@ impl BlobStore for Brittle {
 }
 
 #[tokio::test]
-async fn a_stream_that_breaks_goes_on_if_nothing_has_passed() {
-    for passes in [0, 2] {
+async fn a_stream_that_breaks_goes_on_unless_what_has_passed_may_be_damaged() {
+    for (checks_pieces, passes, goes_on) in
+        [(false, 0, true), (false, 2, false), (true, 0, true), (true, 2, true)]
+    {
         let house = House::new();
         house.build(&[], &["content"]).await;
         let Parts { index, results, executor, staff, .. } = &house.rewinder.0.parts;
         let rewinder = Rewinder::new(Parts {
             blobs: Arc::new(Brittle { inner: house.mill.blobs.clone(), passes: AtomicUsize::new(passes) }),
+            checks_pieces,
             index: index.clone(),
             results: results.clone(),
             executor: executor.clone(),
             staff: staff.clone(),
         });
-        let store = Rewinding::new(rewinder, house.mill.blobs.clone());
-        let context = client();
-        let read = || store.read(&context, digest_of("content"), Range::ALL);
-        let mut first = read().await.unwrap().into_stream();
+        let (store, context) = (Rewinding::new(rewinder, house.mill.blobs.clone()), client());
+        let range = Range { offset: 1, limit: Some(5) };
+        let mut stream = store.read(&context, digest_of("content"), range).await.unwrap().into_stream();
         let mut seen = Vec::new();
         let end = loop {
-            match first.try_next().await {
+            match stream.try_next().await {
                 Ok(Some(piece)) => seen.extend_from_slice(&piece),
                 end => break end,
             }
         };
-        match passes {
-            0 => assert!(end.is_ok() && seen == b"content", "{end:?}"),
-            _ => {
-                let error = end.unwrap_err();
-                assert!(matches!(error.kind(), Kind::Aborted { .. }) && seen == b"co", "{error}");
-                assert!(first.next().await.is_none());
-            }
+        let seen = String::from_utf8(seen).unwrap();
+        match goes_on {
+            true => assert!(end.is_ok() && seen == "onten", "{end:?} after `{seen}`"),
+            false => assert!(end.unwrap_err().is_not_found() && seen == "on", "`{seen}`"),
         }
-        assert_eq!(read().await.unwrap().into_bytes().await.unwrap(), "content");
+        assert!(stream.next().await.is_none());
+        let again = store.read_all(&context, digest_of("content"), 100).await;
+        assert_eq!(again.unwrap(), "content");
         assert_eq!(house.runs(), 1);
     }
 }
