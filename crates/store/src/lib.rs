@@ -4,6 +4,7 @@
 //! Knows nothing of networks and of protobuf: messages are turned into bytes by a `Codec` that is passed in.
 
 mod blocking;
+pub mod chunking;
 pub mod completeness;
 pub mod disk;
 mod intake;

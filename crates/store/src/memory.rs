@@ -14,8 +14,8 @@ use futures::{
 };
 use mortar_model::{
     ActionCache, ActionKey, ActionResult, Blame, Blob, BlobStore, Context, Digest, DigestFunction, DigestSet,
-    Encoding, Error, HashIndex, Hasher, InstanceName, Kind, Range, Result, SystemClock, Upload, UploadId,
-    UploadSessions, Values,
+    Encoding, Error, Forget, HashIndex, Hasher, InstanceName, Kind, Range, Result, SystemClock, Upload,
+    UploadId, UploadSessions, Values,
 };
 use parking_lot::Mutex;
 use std::{
@@ -94,6 +94,13 @@ impl BlobStore for MemoryStore {
 
     async fn find_missing(&self, _: &Context, digests: &DigestSet) -> Result<DigestSet> {
         Ok(digests.iter().filter(|digest| self.get(*digest).is_none()).collect())
+    }
+}
+
+#[async_trait]
+impl Forget for MemoryStore {
+    async fn forget(&self, _: &Context, digest: Digest) -> Result<bool> {
+        Ok(self.get(digest).is_some() && self.kept.lock().remove(&digest.into()).is_some())
     }
 }
 
