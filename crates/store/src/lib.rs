@@ -4,6 +4,7 @@
 //! Knows nothing of networks and of protobuf: messages are turned into bytes by a `Codec` that is passed in.
 
 mod blocking;
+pub mod chunked;
 pub mod chunking;
 pub mod completeness;
 pub mod disk;
@@ -13,6 +14,7 @@ pub mod records;
 mod sessions;
 pub mod size_limit;
 
+pub use chunked::{ChunkedBlobs, ChunkedFiles, ChunkedHashes};
 pub use completeness::Completeness;
 pub use disk::{DiskActionCache, DiskConfig, DiskStore, Policy, StoreStats};
 pub use memory::{MemoryActionCache, MemoryStore};

@@ -57,6 +57,11 @@ impl MemoryStore {
         Arc::new(Self { kept: Arc::new(Mutex::new(Recent::new(max_size))), max_size, uploads })
     }
 
+    /// How many bytes it holds, blobs, values and records together.
+    pub fn size(&self) -> u64 {
+        self.kept.lock().size
+    }
+
     fn get(&self, digest: Digest) -> Option<Bytes> {
         match digest.is_empty() {
             true => Some(Bytes::new()),

@@ -46,12 +46,15 @@ fn lengths(chunks: &[Bytes]) -> Vec<usize> {
     chunks.iter().map(Bytes::len).collect()
 }
 
+/// Seed, length and mask of the content, minimum and horizon, and the lengths of the chunks.
+type Case = (u64, usize, u8, u64, u64, &'static [usize]);
+
 /// The lengths were printed by `buildbarn/go-cdc` v0.0.10, the implementation that the protocol refers to, for the same
 /// bytes; its two implementations agreed on each.
 #[test]
 fn rep_max_cdc_cuts_as_its_reference_does() {
     #[rustfmt::skip]
-    let cases: &[(u64, usize, u8, u64, u64, &[usize])] = &[
+    let cases: &[Case] = &[
         (1, 100_000, 0xff, 4096, 32768, &[
             4218, 4597, 6712, 6777, 5064, 5977, 7389, 4411, 4580, 5173, 4977, 7588, 4153, 4211, 4860, 6642, 5337, 7334,
         ]),
