@@ -56,9 +56,6 @@ pub trait Chunks: Send + Sync {
     /// digest says is a mismatch and leaves nothing behind; a chunk that is not here is not found, by its name.
     /// What is known of a blob that is here already stays as it is.
     async fn splice(&self, context: &Context, digest: Digest, mapping: ChunkMapping) -> Result<()>;
-
-    /// The chunks of a blob as far as they are known and all here. Cuts nothing.
-    async fn mapping(&self, context: &Context, digest: Digest) -> Result<Option<ChunkMapping>>;
 }
 
 /// Stores that can let a blob go at once, without waiting until it is the least used one.

@@ -1,7 +1,7 @@
 //! A server put together. Reading this is reading the deployment:
 //!
 //! ```text
-//! services ── blobs:    disk
+//! services ── blobs:    chunked ── disk
 //!          ├─ results:  completeness ── disk
 //!          └─ executor: look-up ── queue ── (workers, in this process or others)
 //! ```
@@ -13,10 +13,12 @@ use crate::{
     worker_sessions,
 };
 use axum::Router;
-use mortar_model::{ActionCache, BlobStore, Codec, Result, SystemClock};
+use mortar_model::{ActionCache, BlobStore, ChunkingParameters, Codec, LocalFiles, Result, SystemClock};
 use mortar_scheduler::{QueueExecutor, Scheduler};
 use mortar_services::{Operations, Ports, limits, listener::Listener};
-use mortar_store::{Completeness, DiskActionCache, DiskConfig, DiskStore};
+use mortar_store::{
+    ChunkedBlobs, ChunkedFiles, ChunkedHashes, Completeness, DiskActionCache, DiskConfig, DiskStore,
+};
 use mortar_wire::{Protobuf, worker::worker_session_server::WorkerSessionServer};
 use std::{path::PathBuf, sync::Arc};
 
@@ -33,8 +35,12 @@ pub struct Settings {
 
 /// The parts of a server that others hold on to.
 pub struct Server {
-    /// Blobs, uploads, local files.
+    /// What lies beneath: uploads, statistics.
     pub store: Arc<DiskStore>,
+    /// Blobs, whole or as chunks.
+    pub blobs: Arc<dyn BlobStore>,
+    /// Files of them.
+    pub files: Arc<dyn LocalFiles>,
     /// Complete results.
     pub actions: Arc<dyn ActionCache>,
     /// Who runs what.
@@ -49,7 +55,9 @@ impl Server {
         let codec: Arc<dyn Codec> = Arc::new(Protobuf);
         let store =
             DiskStore::open(DiskConfig { directory: settings.directory, max_size: settings.max_size })?;
-        let blobs: Arc<dyn BlobStore> = store.clone();
+        let chunked = ChunkedBlobs::new(store.clone(), store.clone(), None, ChunkingParameters::default())?;
+        let blobs: Arc<dyn BlobStore> = Arc::new(chunked.clone());
+        let files = Arc::new(ChunkedFiles::new(chunked.clone(), store.clone()));
         let kept = Arc::new(DiskActionCache::new(store.clone(), codec.clone()));
         let actions: Arc<dyn ActionCache> = Arc::new(Completeness::new(kept, blobs.clone(), codec));
 
@@ -57,14 +65,15 @@ impl Server {
         let queue = QueueExecutor::new(scheduler.clone(), Arc::new(StoredActions::new(blobs.clone())));
         let executor = Arc::new(LookUp::new(actions.clone(), Arc::new(queue)));
         let ports = Ports {
-            blobs,
+            blobs: blobs.clone(),
             actions: actions.clone(),
             uploads: store.clone(),
-            index: store.clone(),
+            index: Arc::new(ChunkedHashes::new(chunked.clone(), store.clone())),
             values: store.clone(),
+            chunks: Some(Arc::new(chunked)),
             executor: Some(executor.clone()),
         };
-        Ok(Self { store, actions, scheduler, operations: Operations::new(executor), ports })
+        Ok(Self { store, blobs, files, actions, scheduler, operations: Operations::new(executor), ports })
     }
 
     /// Everything that is served on the port, which clients reach at the listener's URL.

@@ -25,7 +25,9 @@ impl Chunks for ChunkedBlobs {
         digest: Digest,
         function: Option<ChunkingFunction>,
     ) -> Result<ChunkMapping> {
-        if let Some(known) = self.mapping(context, digest).await? {
+        if digest.size() >= self.smallest
+            && let Some(known) = self.complete(context, digest).await?
+        {
             self.forget(context, digest).await?;
             return Ok(known);
         }
@@ -60,13 +62,6 @@ impl Chunks for ChunkedBlobs {
         }
         whole.into_stream().try_for_each(async |_| Ok(())).await?;
         self.recipes.put(digest, &ChunkMapping { function: mapping.function, chunks }).await
-    }
-
-    async fn mapping(&self, context: &Context, digest: Digest) -> Result<Option<ChunkMapping>> {
-        match digest.size() < self.smallest {
-            true => Ok(None),
-            false => self.complete(context, digest).await,
-        }
     }
 }
 

@@ -97,8 +97,6 @@ pub(super) async fn a_missing_blob_cannot_be_split(subject: &Subject) -> Result<
         let split = chunks(subject)?.split(&subject.context, digest, None).await;
         let error = split.err().context("a missing blob was split")?;
         ensure!(error.is_not_found(), "splitting a missing blob: expected not found, got: {error}");
-        let mapping = chunks(subject)?.mapping(&subject.context, digest).await?;
-        ensure!(mapping.is_none(), "a missing blob has chunks");
     }
     Ok(())
 }
@@ -127,10 +125,8 @@ pub(super) async fn the_chunks_of_a_spliced_blob_come_back(subject: &Subject) ->
         let parts = store(subject, digest.function(), &pieces).await?;
         let mapping = ChunkMapping { function: Some(ChunkingFunction::RepMaxCdc), chunks: parts };
         chunks(subject)?.splice(&subject.context, digest, mapping.clone()).await?;
-        let known = chunks(subject)?.mapping(&subject.context, digest).await?;
-        ensure!(known.as_ref() == Some(&mapping), "other chunks came back: {known:?}");
         let split = chunks(subject)?.split(&subject.context, digest, None).await?;
-        ensure!(split == mapping, "a spliced blob was split anew");
+        ensure!(split == mapping, "other chunks came back: {split:?}");
     }
     Ok(())
 }
