@@ -20,6 +20,8 @@ use std::sync::Arc;
 
 /// Chunks in one message: well below gRPC's usual limit on messages.
 const PAGE: usize = 10_000;
+/// More chunks than this no server is believed to have made of one blob.
+const MAX_CHUNKS: usize = 4_000_000;
 
 /// A server that keeps blobs as chunks.
 #[derive(Clone)]
@@ -85,16 +87,15 @@ impl RemoteChunks {
         let (mut client, _lease) = self.remote.cas();
         let call = client.get_chunk_mapping(self.remote.request(context, request));
         let mut pages = self.remote.timely(context, None, call).await?.into_inner();
-        let (mut whole, mut first, mut total) = (SplitBlobResponse::default(), true, 0);
+        let (mut whole, mut first) = (SplitBlobResponse::default(), true);
         while let Some(page) = self.remote.timely(context, None, pages.message()).await? {
             if std::mem::take(&mut first) {
                 whole.chunking_function = page.chunking_function;
             }
-            total +=
-                page.chunk_digests.iter().map(|chunk| chunk.size_bytes.max(1).cast_unsigned()).sum::<u64>();
             whole.chunk_digests.extend(page.chunk_digests);
-            if total > digest.size().max(1) {
-                return Err(self.not_its_chunks(digest, total));
+            if whole.chunk_digests.len() > MAX_CHUNKS {
+                let message = format!("blob `{digest}` has more than {MAX_CHUNKS} chunks");
+                return Err(self.remote.garbled(Error::internal(message)));
             }
         }
         Ok(whole)
@@ -107,16 +108,12 @@ impl RemoteChunks {
         let chunks: Vec<_> = chunks.collect::<Result<_>>().map_err(|error| self.remote.garbled(error))?;
         let total = chunks.iter().map(Digest::size).fold(0, u64::saturating_add);
         if total != digest.size() {
-            return Err(self.not_its_chunks(digest, total));
+            let message = format!("the chunks of blob `{digest}` have {total} bytes");
+            return Err(self.remote.garbled(Error::internal(message)));
         }
         // A function that is not known here is as good as none.
         let function = chunking_function(answer.chunking_function).unwrap_or_default();
         Ok(ChunkMapping { function, chunks })
-    }
-
-    fn not_its_chunks(&self, digest: Digest, total: u64) -> Error {
-        let message = format!("the chunks of blob `{digest}` have {total} bytes or more");
-        self.remote.garbled(Error::internal(message))
     }
 
     async fn try_splice(&self, context: &Context, digest: Digest, mapping: &ChunkMapping) -> Result<()> {

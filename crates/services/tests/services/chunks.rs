@@ -203,7 +203,7 @@ async fn what_cannot_be_spliced_is_refused_and_leaves_nothing() {
         refused(client(&server).register_chunk_mapping(stream::iter(requests)).await, code, needle);
         let find = reapi::FindMissingBlobsRequest { blob_digests: vec![blob.clone()], ..Default::default() };
         let found = client(&server).find_missing_blobs(find).await.unwrap().into_inner();
-        assert_eq!(found.missing_blob_digests, [blob.clone()], "{needle}");
+        assert!(found.missing_blob_digests.contains(&blob), "{needle}: the blob is there");
     }
     let unknown = SpliceBlobRequest { chunking_function: 9, ..splice(&blob, &pieces) };
     refused(client(&server).splice_blob(unknown).await, Code::InvalidArgument, "chunking function 9");

@@ -30,10 +30,10 @@ impl ChunkedBlobs {
                 read.map(Blob::into_stream).map_err(|error| lost(digest, chunk, error))
             }
         });
-        let bytes = reads.buffered(AHEAD).try_flatten();
+        let bytes = Blob::stream(length, reads.buffered(AHEAD).try_flatten());
         Ok(match range.is_all_of(digest) {
-            true => Blob::stream(length, checked(bytes.boxed(), digest, blame)),
-            false => Blob::stream(length, bytes),
+            true => Blob::stream(length, checked(bytes.into_stream(), digest, blame)),
+            false => bytes,
         })
     }
 }
