@@ -37,8 +37,8 @@ pub async fn run(arguments: Arguments) -> anyhow::Result<()> {
     };
     let opened = Opened::new(settings).await?;
     let stores = Stores {
-        blobs: opened.server.store.clone(),
-        local: Some(opened.server.store.clone()),
+        blobs: opened.server.blobs.clone(),
+        local: Some(opened.server.files.clone()),
         actions: opened.server.actions.clone(),
     };
     let worker = Worker::open(config, stores).await?;

@@ -30,9 +30,10 @@ impl Blob {
         Self { length: bytes.len() as u64, body: Body::Bytes(bytes) }
     }
 
-    /// Content that will come. The stream is trusted to have this length; [`Blob::verified`] does not.
+    /// Content that will come. The stream is trusted to have this length; [`Blob::verified`] does not. Whoever reads it
+    /// may ask again after its end.
     pub fn stream(length: u64, stream: impl Stream<Item = Result<Bytes>> + Send + 'static) -> Self {
-        Self { length, body: Body::Stream(stream.boxed()) }
+        Self { length, body: Body::Stream(stream.fuse().boxed()) }
     }
 
     /// Length in bytes.
@@ -170,6 +171,15 @@ mod tests {
         let digest = Digest::of(Sha256, b"hello world");
         let blob = streamed(11, &[b"hello ", b"world"]).verified(digest, Blame::Client).unwrap();
         assert_eq!(blob.into_bytes().await.unwrap(), "hello world");
+    }
+
+    #[tokio::test]
+    async fn a_stream_may_be_asked_after_its_end() {
+        let chunks =
+            futures::stream::unfold(1, |left| async move { (left > 0).then(|| (Ok("ab".into()), left - 1)) });
+        let mut stream = Blob::stream(2, chunks).into_stream();
+        assert_eq!(stream.next().await.unwrap().unwrap(), "ab");
+        assert!(stream.next().await.is_none() && stream.next().await.is_none());
     }
 
     #[tokio::test]

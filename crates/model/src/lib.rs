@@ -5,6 +5,7 @@
 
 pub mod action;
 pub mod blob;
+pub mod chunking;
 pub mod clock;
 pub mod context;
 pub mod digest;
@@ -17,6 +18,7 @@ pub mod session;
 
 pub use action::{Action, Command, Platform, Property};
 pub use blob::{Blob, ByteStream};
+pub use chunking::{ChunkMapping, ChunkingFunction, ChunkingParameters, FastCdc2020, RepMaxCdc};
 pub use clock::{Clock, SystemClock};
 pub use context::{Context, InstanceName, RequestMetadata};
 pub use digest::{ActionKey, Digest, DigestFunction, DigestSet, Hasher};
@@ -27,8 +29,8 @@ pub use ports::{
     Termination,
 };
 pub use powers::{
-    Codec, EncodedBlobs, Encoding, HashIndex, KeptResult, LocalFile, LocalFiles, Pins, ResultStore, Upload,
-    UploadId, UploadSessions, Values,
+    Chunks, Codec, EncodedBlobs, Encoding, Forget, HashIndex, KeptResult, LocalFile, LocalFiles, Pins,
+    ResultStore, Upload, UploadId, UploadSessions, Values,
 };
 pub use result::{ActionResult, ExecutionMetadata, LogFile, OutputDirectory, OutputFile, OutputSymlink};
 

@@ -1,8 +1,8 @@
 //! What the three ports cannot say: small traits, implemented only where the power is real, passed explicitly.
 
 use crate::{
-    ActionKey, ActionResult, ByteStream, Context, Digest, DigestFunction, DigestSet, Directory, InstanceName,
-    Range, Result, Tree,
+    ActionKey, ActionResult, ByteStream, ChunkMapping, ChunkingFunction, ChunkingParameters, Context, Digest,
+    DigestFunction, DigestSet, Directory, InstanceName, Range, Result, Tree,
 };
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -34,6 +34,35 @@ pub trait EncodedBlobs: Send + Sync {
 
     /// Keeps a blob that comes as one piece of zstd frames, having checked what they decompress to.
     async fn write_zstd(&self, context: &Context, digest: Digest, frames: Bytes) -> Result<()>;
+}
+
+/// Stores that keep large blobs as chunks, each chunk once, however many blobs it is part of.
+#[async_trait]
+pub trait Chunks: Send + Sync {
+    /// The parameters by which blobs are cut, which clients that cut by themselves should use too.
+    fn parameters(&self) -> ChunkingParameters;
+
+    /// The chunks of a blob, all of which can be read. If none are known the blob is cut, preferably by `function`,
+    /// and what it consists of is kept, durably. A blob too small to be cut is its own only chunk. Not found if the
+    /// blob is not here.
+    async fn split(
+        &self,
+        context: &Context,
+        digest: Digest,
+        function: Option<ChunkingFunction>,
+    ) -> Result<ChunkMapping>;
+
+    /// Makes a blob of chunks that are here, durably, having checked that they are it. Content that is not what the
+    /// digest says is a mismatch and leaves nothing behind; a chunk that is not here is not found, by its name.
+    /// What is known of a blob that is here already stays as it is.
+    async fn splice(&self, context: &Context, digest: Digest, mapping: ChunkMapping) -> Result<()>;
+}
+
+/// Stores that can let a blob go at once, without waiting until it is the least used one.
+#[async_trait]
+pub trait Forget: Send + Sync {
+    /// Drops a blob, whoever was promised it. Whether it was here. What is being read of it can be read to the end.
+    async fn forget(&self, context: &Context, digest: Digest) -> Result<bool>;
 }
 
 /// An action result as it is kept, with what is known of it.

@@ -36,7 +36,7 @@ impl Remote {
 }
 
 impl Inner {
-    async fn get_capabilities(&self, context: &Context) -> Result<reapi::ServerCapabilities> {
+    pub(crate) async fn get_capabilities(&self, context: &Context) -> Result<reapi::ServerCapabilities> {
         let lease = self.pool.lease();
         let mut client = reapi::capabilities_client::CapabilitiesClient::new(lease.channel());
         let request = reapi::GetCapabilitiesRequest { instance_name: context.instance.to_string() };

@@ -11,6 +11,7 @@ mod batch;
 mod blobs;
 mod call;
 mod capabilities;
+mod chunks;
 mod endpoint;
 mod execution;
 mod pool;
@@ -21,6 +22,7 @@ mod uploads;
 mod write;
 
 pub use capabilities::Capabilities;
+pub use chunks::RemoteChunks;
 pub use endpoint::{Endpoint, Options};
 pub use retry::Retry;
 pub use uploads::Uploads;

@@ -1,9 +1,9 @@
 //! Capabilities: what is served, and nothing that is not.
 
 use crate::{call, limits};
-use mortar_model::DigestFunction;
+use mortar_model::{ChunkingParameters, DigestFunction};
 use mortar_wire::{
-    function_to_wire,
+    chunking_to_wire, function_to_wire,
     reapi::{
         self, ActionCacheUpdateCapabilities, CacheCapabilities, ExecutionCapabilities,
         GetCapabilitiesRequest, PriorityCapabilities, ServerCapabilities, capabilities_server::Capabilities,
@@ -16,11 +16,13 @@ use tonic::{Request, Response, Status};
 /// Answers GetCapabilities.
 pub(crate) struct Service {
     executes: bool,
+    chunking: Option<ChunkingParameters>,
 }
 
 impl Service {
-    pub(crate) fn new(executes: bool) -> Self {
-        Self { executes }
+    /// `chunking` is how blobs are cut, if they are.
+    pub(crate) fn new(executes: bool, chunking: Option<ChunkingParameters>) -> Self {
+        Self { executes, chunking }
     }
 }
 
@@ -32,24 +34,28 @@ impl Capabilities for Service {
     ) -> Result<Response<ServerCapabilities>, Status> {
         call::context(request.metadata(), &request.get_ref().instance_name)?;
         Ok(Response::new(ServerCapabilities {
-            cache_capabilities: Some(cache()),
+            cache_capabilities: Some(cache(self.chunking)),
             execution_capabilities: self.executes.then(execution),
             deprecated_api_version: None,
             low_api_version: Some(version(2, 0)),
-            // Everything up to the chunking calls of 2.12.
-            high_api_version: Some(version(2, 11)),
+            // 2.12 and 2.13 are about chunks.
+            high_api_version: Some(version(2, if self.chunking.is_some() { 13 } else { 11 })),
         }))
     }
 }
 
-fn cache() -> CacheCapabilities {
-    CacheCapabilities {
+fn cache(chunking: Option<ChunkingParameters>) -> CacheCapabilities {
+    let mut cache = CacheCapabilities {
         digest_functions: functions(),
         action_cache_update_capabilities: Some(ActionCacheUpdateCapabilities { update_enabled: true }),
         max_batch_total_size_bytes: limits::MAX_BATCH.cast_signed(),
         symlink_absolute_path_strategy: symlink_absolute_path_strategy::Value::Disallowed.into(),
         ..CacheCapabilities::default()
+    };
+    if let Some(parameters) = chunking {
+        chunking_to_wire(parameters, &mut cache);
     }
+    cache
 }
 
 fn execution() -> ExecutionCapabilities {

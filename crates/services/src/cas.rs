@@ -1,30 +1,35 @@
-//! ContentAddressableStorage: look-ups, batches and trees.
+//! ContentAddressableStorage: look-ups, batches and trees; chunks are in `chunks`.
 
-use crate::{call, limits, tree};
+use crate::{call, chunks, limits, tree};
 use bytes::Bytes;
 use futures::{StreamExt, stream::BoxStream};
-use mortar_model::{BlobStore, BlobStoreExt, Context, Digest, DigestFunction, DigestSet, Error, Result};
+use mortar_model::{
+    BlobStore, BlobStoreExt, Chunks, Context, Digest, DigestFunction, DigestSet, Error, Result,
+};
 use mortar_wire::{
     Functioned, digest_to_wire, digests_to_wire,
     reapi::{
         BatchReadBlobsRequest, BatchReadBlobsResponse, BatchUpdateBlobsRequest, BatchUpdateBlobsResponse,
-        FindMissingBlobsRequest, FindMissingBlobsResponse, GetTreeRequest, GetTreeResponse,
+        FindMissingBlobsRequest, FindMissingBlobsResponse, GetChunkMappingRequest, GetChunkMappingResponse,
+        GetTreeRequest, GetTreeResponse, RegisterChunkMappingRequest, RegisterChunkMappingResponse,
+        SpliceBlobRequest, SpliceBlobResponse, SplitBlobRequest, SplitBlobResponse,
         batch_read_blobs_response, batch_update_blobs_request, batch_update_blobs_response, compressor,
         content_addressable_storage_server::ContentAddressableStorage,
     },
     required_digest, rpc,
 };
 use std::sync::Arc;
-use tonic::{Request, Response, Status};
+use tonic::{Request, Response, Status, Streaming};
 
 /// Answers for the blobs.
 pub(crate) struct Service {
     blobs: Arc<dyn BlobStore>,
+    chunks: chunks::Handlers,
 }
 
 impl Service {
-    pub(crate) fn new(blobs: Arc<dyn BlobStore>) -> Self {
-        Self { blobs }
+    pub(crate) fn new(blobs: Arc<dyn BlobStore>, chunks: Option<Arc<dyn Chunks>>) -> Self {
+        Self { blobs, chunks: chunks::Handlers::new(chunks) }
     }
 
     async fn missing(
@@ -142,6 +147,42 @@ impl ContentAddressableStorage for Service {
         let context = call::reading(call::context(&headers, &request.instance_name)?, &headers);
         let pages = tree::Pages::open(context, self.blobs.clone(), request).await.map_err(call::refuse)?;
         Ok(Response::new(pages.into_stream().map(|page| page.map_err(call::refuse)).boxed()))
+    }
+
+    async fn split_blob(
+        &self,
+        request: Request<SplitBlobRequest>,
+    ) -> Result<Response<SplitBlobResponse>, Status> {
+        let (headers, _, request) = request.into_parts();
+        let context = call::context(&headers, &request.instance_name)?;
+        self.chunks.split(&context, request).await.map(Response::new).map_err(call::refuse)
+    }
+
+    async fn splice_blob(
+        &self,
+        request: Request<SpliceBlobRequest>,
+    ) -> Result<Response<SpliceBlobResponse>, Status> {
+        let (headers, _, request) = request.into_parts();
+        let context = call::context(&headers, &request.instance_name)?;
+        self.chunks.splice(&context, request).await.map(Response::new).map_err(call::refuse)
+    }
+
+    async fn get_chunk_mapping(
+        &self,
+        request: Request<GetChunkMappingRequest>,
+    ) -> Result<Response<BoxStream<'static, Result<GetChunkMappingResponse, Status>>>, Status> {
+        let (headers, _, request) = request.into_parts();
+        let context = call::context(&headers, &request.instance_name)?;
+        let pages = self.chunks.get_mapping(&context, request).await.map_err(call::refuse)?;
+        Ok(Response::new(pages.map(Ok).boxed()))
+    }
+
+    async fn register_chunk_mapping(
+        &self,
+        request: Request<Streaming<RegisterChunkMappingRequest>>,
+    ) -> Result<Response<RegisterChunkMappingResponse>, Status> {
+        let (headers, _, requests) = request.into_parts();
+        self.chunks.register_mapping(&headers, requests).await.map(Response::new)
     }
 }
 

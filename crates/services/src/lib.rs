@@ -8,6 +8,7 @@ mod bytestream;
 mod call;
 mod capabilities;
 mod cas;
+mod chunks;
 mod execution;
 mod http_cache;
 mod inline;
@@ -19,7 +20,7 @@ mod traffic;
 mod tree;
 
 use axum::Router;
-use mortar_model::{ActionCache, BlobStore, Executor, HashIndex, UploadSessions, Values};
+use mortar_model::{ActionCache, BlobStore, Chunks, Executor, HashIndex, UploadSessions, Values};
 use mortar_wire::{bytestream::byte_stream_server::ByteStreamServer, reapi};
 use std::sync::Arc;
 
@@ -39,6 +40,8 @@ pub struct Ports {
     pub index: Arc<dyn HashIndex>,
     /// Opaque values of HTTP clients.
     pub values: Arc<dyn Values>,
+    /// Blobs as chunks; without it nothing is split or spliced.
+    pub chunks: Option<Arc<dyn Chunks>>,
     /// Executes actions; a server without it is a cache.
     pub executor: Option<Arc<dyn Executor>>,
 }
@@ -51,13 +54,17 @@ pub fn router(ports: &Ports, operations: Option<Operations>, more: Router) -> Ro
         content_addressable_storage_server::ContentAddressableStorageServer,
         execution_server::ExecutionServer,
     };
+    let chunking = ports.chunks.as_ref().map(|chunks| chunks.parameters());
     let mut routes = tonic::service::Routes::builder();
     routes
-        .add_service(CapabilitiesServer::new(capabilities::Service::new(ports.executor.is_some())))
+        .add_service(CapabilitiesServer::new(capabilities::Service::new(ports.executor.is_some(), chunking)))
         .add_service(
-            ContentAddressableStorageServer::new(cas::Service::new(ports.blobs.clone()))
-                .max_decoding_message_size(limits::MAX_MESSAGE)
-                .max_encoding_message_size(limits::MAX_MESSAGE),
+            ContentAddressableStorageServer::new(cas::Service::new(
+                ports.blobs.clone(),
+                ports.chunks.clone(),
+            ))
+            .max_decoding_message_size(limits::MAX_MESSAGE)
+            .max_encoding_message_size(limits::MAX_MESSAGE),
         )
         .add_service(
             ActionCacheServer::new(action_cache::Service::new(ports.actions.clone(), ports.blobs.clone()))

@@ -22,3 +22,9 @@ pub const MAX_VALUE: u64 = 64 << 20;
 pub const BATCH_PARALLELISM: usize = 16;
 /// The priorities of executions: lower runs first.
 pub const PRIORITIES: std::ops::RangeInclusive<i32> = -1_000..=1_000;
+/// Chunks that the one message of SplitBlob tells: no more than the usual limit of a client's messages holds.
+pub const MAX_UNARY_CHUNKS: usize = 50_000;
+/// Chunks in one message of GetChunkMapping.
+pub const CHUNK_PAGE: usize = 10_000;
+/// Chunks that RegisterChunkMapping takes for one blob.
+pub const MAX_CHUNKS: usize = 500_000;

@@ -4,6 +4,8 @@
 //! Knows nothing of networks and of protobuf: messages are turned into bytes by a `Codec` that is passed in.
 
 mod blocking;
+pub mod chunked;
+pub mod chunking;
 pub mod completeness;
 pub mod disk;
 pub mod frames;
@@ -17,6 +19,7 @@ mod sessions;
 pub mod size_limit;
 pub mod transcoding;
 
+pub use chunked::{ChunkedBlobs, ChunkedFiles, ChunkedHashes};
 pub use completeness::{Completeness, CompletenessStats};
 pub use disk::{DiskConfig, DiskStore, Gate, Policy, Step, StoreStats};
 pub use memory::MemoryStore;

@@ -16,7 +16,7 @@ use futures::{
 };
 use mortar_model::{
     Blame, Blob, BlobStore, ByteStream, Context, Digest, DigestFunction, DigestSet, EncodedBlobs, Encoding,
-    Error, HashIndex, Hasher, InstanceName, Kind, Range, Result, SystemClock, Upload, UploadId,
+    Error, Forget, HashIndex, Hasher, InstanceName, Kind, Range, Result, SystemClock, Upload, UploadId,
     UploadSessions, Values,
 };
 use parking_lot::Mutex;
@@ -57,6 +57,11 @@ impl MemoryStore {
     pub fn new(max_size: u64) -> Arc<Self> {
         let uploads = Sessions::new(KEEP_UPLOADS, MAX_IDLE_UPLOADS, Arc::new(SystemClock));
         Arc::new(Self { kept: Arc::new(Mutex::new(Recent::new(max_size))), max_size, uploads })
+    }
+
+    /// How many bytes it holds, blobs, values and records together.
+    pub fn size(&self) -> u64 {
+        self.kept.lock().size
     }
 
     fn get(&self, digest: Digest) -> Option<Bytes> {
@@ -108,6 +113,13 @@ impl EncodedBlobs for MemoryStore {
 
     async fn write_zstd(&self, context: &Context, digest: Digest, frames: Bytes) -> Result<()> {
         self.write(context, digest, inflated(digest, frames)).await
+    }
+}
+
+#[async_trait]
+impl Forget for MemoryStore {
+    async fn forget(&self, _: &Context, digest: Digest) -> Result<bool> {
+        Ok(self.get(digest).is_some() && self.kept.lock().remove(&digest.into()).is_some())
     }
 }
 

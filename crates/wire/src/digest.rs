@@ -28,7 +28,11 @@ functioned!(
     FindMissingBlobsRequest,
     BatchUpdateBlobsRequest,
     BatchReadBlobsRequest,
-    GetTreeRequest
+    GetTreeRequest,
+    SplitBlobRequest,
+    SpliceBlobRequest,
+    GetChunkMappingRequest,
+    RegisterChunkMappingRequest
 );
 
 /// The function of a request; left out, it is SHA-256, as the length of its hashes (64 digits) says first of all.

@@ -4,6 +4,7 @@
 //! The text of the protocols is in `proto/`; `cargo xtask codegen` makes `src/generated` from it.
 
 mod action;
+mod chunks;
 mod codec;
 mod digest;
 mod execution;
@@ -16,6 +17,7 @@ pub mod status;
 mod time;
 
 pub use action::{decode_action, decode_command, encode_action, encode_command};
+pub use chunks::{chunking_from_wire, chunking_function, chunking_function_to_wire, chunking_to_wire};
 pub use codec::Protobuf;
 pub use digest::{
     Functioned, digest_function, digest_to_wire, digests_to_wire, function_to_wire, optional_digest,

@@ -83,6 +83,9 @@ async fn subject(
     if capabilities.action_cache_updates {
         subject.actions = Some(Arc::new(remote.clone()));
     }
+    if let Some(chunks) = remote.chunks(&context).await? {
+        subject.chunks = Some(Arc::new(chunks));
+    }
     subject.functions = match capabilities.digest_functions.as_slice() {
         [] => vec![DigestFunction::Sha256],
         functions => functions.to_vec(),

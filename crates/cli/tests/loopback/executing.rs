@@ -106,6 +106,7 @@ async fn start(executor: Option<Arc<dyn Executor>>, directory: &Path) -> String 
         uploads: store.clone(),
         index: store.clone(),
         values: store,
+        chunks: None,
         executor: executor.clone(),
     };
     let router = mortar_services::router(&ports, executor.map(Operations::new), Default::default());

@@ -30,10 +30,12 @@ async fn serve(address: &str, directory: &Path) -> String {
     url
 }
 
-fn subject(remote: &Remote) -> Subject {
+async fn subject(remote: &Remote) -> Subject {
     let mut subject = Subject::new(Arc::new(remote.clone()));
     subject.actions = Some(Arc::new(remote.clone()));
     subject.uploads = Some(Arc::new(remote.uploads()));
+    let chunks = remote.chunks(&Context::internal()).await.unwrap().unwrap();
+    subject.chunks = Some(Arc::new(chunks));
     subject
 }
 
@@ -42,13 +44,14 @@ async fn the_loopback_conforms_over_tcp() {
     let directory = tempfile::tempdir().unwrap();
     let url = serve("127.0.0.1:0", directory.path()).await;
     let remote = Endpoint::connect(&url, Options::default()).unwrap();
-    assert_conforms(&subject(&remote)).await;
+    assert_conforms(&subject(&remote).await).await;
     let capabilities = remote.capabilities(&Context::internal()).await.unwrap();
     assert_eq!(capabilities.digest_functions, mortar_model::DigestFunction::ALL);
     assert!(capabilities.execution && capabilities.action_cache_updates);
 }
 
-/// Nothing in batches, small pieces, one connection, nothing tried twice: what succeeds does so at once.
+/// Nothing in batches, small pieces, unary calls for chunks, one connection, nothing tried twice: what succeeds does so
+/// at once.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_loopback_conforms_over_a_socket_file_with_streams_alone() {
     let directory = tempfile::tempdir().unwrap();
@@ -56,5 +59,7 @@ async fn the_loopback_conforms_over_a_socket_file_with_streams_alone() {
     let url = serve(&address, directory.path()).await;
     let options =
         Options { connections: 1, small_blob: 0, chunk: 10_000, retry: Retry::NEVER, ..Options::default() };
-    assert_conforms(&subject(&Endpoint::connect(&url, options).unwrap())).await;
+    let remote = Endpoint::connect(&url, options).unwrap();
+    let chunks = remote.chunks(&Context::internal()).await.unwrap().unwrap().unary();
+    assert_conforms(&Subject { chunks: Some(Arc::new(chunks)), ..subject(&remote).await }).await;
 }

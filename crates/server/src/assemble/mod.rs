@@ -1,7 +1,7 @@
 //! A server put together. Reading this is reading the deployment:
 //!
 //! ```text
-//! services ── blobs:    rewinding ── disk
+//! services ── blobs:    rewinding ── chunked ── disk
 //!          ├─ results:  completeness ── results ── disk
 //!          └─ executor: look-up ── rewinding ── queue ── (workers, in this process or others)
 //! ```
@@ -17,10 +17,10 @@ use crate::{
     worker_sessions,
 };
 use axum::Router;
-use mortar_model::{ActionCache, BlobStore, Codec, Result, SystemClock};
+use mortar_model::{ActionCache, BlobStore, ChunkingParameters, Codec, LocalFiles, Result, SystemClock};
 use mortar_scheduler::{QueueExecutor, Scheduler};
 use mortar_services::{Operations, Ports, limits, listener::Listener};
-use mortar_store::{Completeness, DiskConfig, DiskStore, Results};
+use mortar_store::{ChunkedBlobs, ChunkedFiles, ChunkedHashes, Completeness, DiskConfig, DiskStore, Results};
 use mortar_wire::{Protobuf, worker::worker_session_server::WorkerSessionServer};
 use std::{path::PathBuf, sync::Arc};
 
@@ -37,10 +37,14 @@ pub struct Settings {
 
 /// The parts of a server that others hold on to.
 pub struct Server {
-    /// Blobs, uploads, local files.
+    /// What lies beneath: uploads, statistics.
     pub store: Arc<DiskStore>,
     /// All results, for those who look after them.
     pub results: Arc<Results>,
+    /// Blobs, whole or as chunks.
+    pub blobs: Arc<dyn BlobStore>,
+    /// Files of them.
+    pub files: Arc<dyn LocalFiles>,
     /// Complete results.
     pub actions: Arc<dyn ActionCache>,
     /// Who runs what.
@@ -57,7 +61,11 @@ impl Server {
         let codec: Arc<dyn Codec> = Arc::new(Protobuf);
         let store =
             DiskStore::open(DiskConfig { directory: settings.directory, max_size: settings.max_size })?;
-        let blobs: Arc<dyn BlobStore> = store.clone();
+        let chunking = ChunkingParameters::default();
+        let chunked = ChunkedBlobs::new(store.clone(), store.clone(), Some(store.clone()), chunking)?;
+        let blobs: Arc<dyn BlobStore> = Arc::new(chunked.clone());
+        let hashes = Arc::new(ChunkedHashes::new(chunked.clone(), store.clone()));
+        let files = Arc::new(ChunkedFiles::new(chunked.clone(), store.clone()));
         let results = Arc::new(Results::new(store.clone(), codec.clone()));
         let completeness = Arc::new(Completeness::new(results.clone(), blobs.clone(), codec).with_remakes());
         let actions: Arc<dyn ActionCache> = completeness.clone();
@@ -65,9 +73,9 @@ impl Server {
         let scheduler = Scheduler::start(settings.scheduler, Arc::new(SystemClock));
         let queue = QueueExecutor::new(scheduler.clone(), Arc::new(StoredActions::new(blobs.clone())));
         let rewinder = Rewinder::new(Parts {
-            blobs,
-            checks_pieces: false,
-            index: store.clone(),
+            blobs: blobs.clone(),
+            checks_pieces: true,
+            index: hashes,
             results: results.clone(),
             executor: Arc::new(queue),
             staff: Arc::new(scheduler.clone()),
@@ -80,10 +88,22 @@ impl Server {
             uploads: store.clone(),
             index: rewinding,
             values: store.clone(),
+            chunks: Some(Arc::new(chunked)),
             executor: Some(executor.clone()),
         };
         let operations = Operations::new(executor);
-        Ok(Self { store, results, actions, scheduler, completeness, rewinder, operations, ports })
+        Ok(Self {
+            store,
+            blobs,
+            files,
+            results,
+            actions,
+            scheduler,
+            completeness,
+            rewinder,
+            operations,
+            ports,
+        })
     }
 
     /// Everything that is served on the port, which clients reach at the listener's URL.

@@ -51,11 +51,9 @@ async fn capabilities_are_told_for_every_instance() {
     let request = reapi::GetCapabilitiesRequest { instance_name: "team/one".into() };
     let told = client.get_capabilities(request).await.unwrap().into_inner();
     let (low, high) = (told.low_api_version.unwrap(), told.high_api_version.unwrap());
-    assert_eq!((low.major, low.minor, high.major, high.minor), (2, 0, 2, 11));
+    assert_eq!((low.major, low.minor, high.major, high.minor), (2, 0, 2, 13));
     let cache = told.cache_capabilities.unwrap();
     assert_eq!(cache.max_batch_total_size_bytes, 4 << 20);
-    assert!(
-        cache.supported_compressors.is_empty() && !cache.split_blob_support && !cache.splice_blob_support
-    );
+    assert!(cache.supported_compressors.is_empty());
     assert!(told.execution_capabilities.unwrap().exec_enabled);
 }

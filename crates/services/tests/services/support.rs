@@ -3,14 +3,15 @@
 use async_trait::async_trait;
 use bytes::Bytes;
 use mortar_model::{
-    ActionResult, Blob, BlobStore, Context, Digest, DigestFunction, ExecuteRequest, ExecutionMetadata,
-    Executor, Outcome, Progress, Stage, Termination,
+    ActionResult, Blob, BlobStore, ChunkingParameters, Chunks, Context, Digest, DigestFunction,
+    ExecuteRequest, ExecutionMetadata, Executor, FastCdc2020, Outcome, Progress, RepMaxCdc, Stage,
+    Termination,
 };
 use mortar_services::{
     Operations, Ports,
     listener::{self, Listener},
 };
-use mortar_store::{Completeness, MemoryStore, Results};
+use mortar_store::{ChunkedBlobs, Completeness, MemoryStore, Results};
 use mortar_wire::{Protobuf, reapi};
 use std::sync::{
     Arc,
@@ -27,14 +28,31 @@ pub struct Server {
     pub channel: Channel,
 }
 
+/// How the server cuts blobs: small, for small blobs in tests.
+pub const CHUNKING: ChunkingParameters = ChunkingParameters {
+    fast_cdc_2020: FastCdc2020 { average: 1 << 10, seed: 0 },
+    rep_max_cdc: RepMaxCdc { minimum: 1 << 10, horizon: 8 << 10 },
+};
+
 /// Starts a server over memory.
 pub async fn server() -> Server {
+    start(true).await
+}
+
+/// Starts a server over memory that keeps no blobs as chunks.
+pub async fn server_without_chunks() -> Server {
+    start(false).await
+}
+
+async fn start(chunked: bool) -> Server {
     let store = MemoryStore::new(256 << 20);
     let executor = Arc::new(FakeExecutor::default());
+    let blobs = ChunkedBlobs::new(store.clone(), store.clone(), Some(store.clone()), CHUNKING).unwrap();
     let results = Arc::new(Results::new(store.clone(), Arc::new(Protobuf)));
     let ports = Ports {
-        blobs: store.clone(),
-        actions: Arc::new(Completeness::new(results, store.clone(), Arc::new(Protobuf))),
+        chunks: chunked.then(|| Arc::new(blobs.clone()) as Arc<dyn Chunks>),
+        actions: Arc::new(Completeness::new(results, Arc::new(blobs.clone()), Arc::new(Protobuf))),
+        blobs: Arc::new(blobs),
         uploads: store.clone(),
         index: store.clone(),
         values: store.clone(),

@@ -52,7 +52,7 @@ use leases::{Leases, Stamp};
 use medium::Medium;
 use mortar_model::{
     Blob, BlobStore, ByteStream, Clock, Context, Digest, DigestFunction, DigestSet, EncodedBlobs, Error,
-    HashIndex, LocalFile, LocalFiles, Range, Result, SystemClock,
+    Forget, HashIndex, Kind, LocalFile, LocalFiles, Range, Result, SystemClock,
 };
 use parking_lot::Mutex;
 use segments::Segments;
@@ -488,6 +488,17 @@ impl EncodedBlobs for DiskStore {
 impl LocalFiles for DiskStore {
     async fn local_file(&self, context: &Context, digest: Digest) -> Result<Option<LocalFile>> {
         self.shared.lend_file(digest, self.shared.leases.stamp(context)).await
+    }
+}
+
+#[async_trait]
+impl Forget for DiskStore {
+    /// Who reads the blob this moment reads it to its end. One whose file is lent stays.
+    async fn forget(&self, _: &Context, digest: Digest) -> Result<bool> {
+        match self.shared.forget(Key::of(digest)).await {
+            Err(error) if matches!(error.kind(), Kind::Unavailable { .. }) => Ok(false),
+            done => done,
+        }
     }
 }
 

@@ -5,6 +5,7 @@
 //! Faults of the medium beneath a store are not its business; those are tested where the store is.
 
 mod actions;
+mod chunks;
 mod content;
 mod encodings;
 mod powers;
@@ -18,7 +19,7 @@ use anyhow::{Result, ensure};
 use bytes::Bytes;
 use futures::future::BoxFuture;
 use mortar_model::{
-    ActionCache, BlobStore, Context, Digest, DigestFunction, DigestSet, EncodedBlobs, HashIndex,
+    ActionCache, BlobStore, Chunks, Context, Digest, DigestFunction, DigestSet, EncodedBlobs, HashIndex,
     InstanceName, LocalFiles, Range, UploadSessions, Values,
 };
 use std::sync::Arc;
@@ -40,6 +41,8 @@ pub struct Subject {
     pub values: Option<Arc<dyn Values>>,
     /// Blobs as files.
     pub files: Option<Arc<dyn LocalFiles>>,
+    /// Blobs as chunks.
+    pub chunks: Option<Arc<dyn Chunks>>,
     /// The digest functions that it speaks.
     pub functions: Vec<DigestFunction>,
     /// The context of all calls.
@@ -59,6 +62,7 @@ impl Subject {
             hashes: None,
             values: None,
             files: None,
+            chunks: None,
             functions: DigestFunction::ALL.to_vec(),
             context: Context::internal(),
             other_instance: InstanceName::parse("conformance/other").ok(),
@@ -121,6 +125,7 @@ enum Power {
     Hashes,
     Values,
     Files,
+    Chunks,
 }
 
 /// How a check went.
@@ -147,6 +152,7 @@ impl Check {
             Power::Hashes => subject.hashes.is_some(),
             Power::Values => subject.values.is_some(),
             Power::Files => subject.files.is_some(),
+            Power::Chunks => subject.chunks.is_some(),
         };
         if !offered {
             return Verdict::NotOffered;
@@ -211,6 +217,15 @@ pub fn checks() -> Vec<Check> {
         check!(Hashes, powers::a_blob_is_found_by_its_hash),
         check!(Values, powers::values_come_back_and_are_replaced),
         check!(Files, powers::a_blob_is_a_file),
+        check!(Chunks, chunks::a_split_blob_is_its_chunks),
+        check!(Chunks, chunks::a_small_blob_is_its_own_chunk),
+        check!(Chunks, chunks::a_missing_blob_cannot_be_split),
+        check!(Chunks, chunks::spliced_chunks_are_a_blob),
+        check!(Chunks, chunks::the_chunks_of_a_spliced_blob_come_back),
+        check!(Chunks, chunks::a_spliced_blob_may_be_a_chunk),
+        check!(Chunks, chunks::a_blob_that_is_split_stays_a_chunk),
+        check!(Chunks, chunks::a_splice_that_does_not_match_leaves_nothing),
+        check!(Chunks, chunks::a_splice_names_the_missing_chunk),
     ]
 }
 
