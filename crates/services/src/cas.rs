@@ -1,6 +1,6 @@
 //! ContentAddressableStorage: look-ups, batches and trees.
 
-use crate::{call, limits, tree};
+use crate::{budget::Budget, call, limits, tree};
 use bytes::Bytes;
 use futures::{StreamExt, stream::BoxStream};
 use mortar_model::{BlobStore, BlobStoreExt, Context, Digest, DigestFunction, DigestSet, Error, Result};
@@ -20,11 +20,12 @@ use tonic::{Request, Response, Status};
 /// Answers for the blobs.
 pub(crate) struct Service {
     blobs: Arc<dyn BlobStore>,
+    budget: Budget,
 }
 
 impl Service {
-    pub(crate) fn new(blobs: Arc<dyn BlobStore>) -> Self {
-        Self { blobs }
+    pub(crate) fn new(blobs: Arc<dyn BlobStore>, budget: Budget) -> Self {
+        Self { blobs, budget }
     }
 
     async fn missing(
@@ -50,6 +51,7 @@ impl Service {
         let function = request.function()?;
         let total = request.requests.iter().map(|one| one.data.len() as u64).sum();
         check_total("the blobs of this batch", total)?;
+        let _share = self.budget.claim(total as usize);
         let writes = request.requests.into_iter().map(|one| {
             let digest = one.digest.clone();
             async move {
@@ -86,7 +88,9 @@ impl Service {
         let digests =
             request.digests.into_iter().map(|digest| required_digest("digests", function, Some(digest)));
         let digests: Vec<Digest> = digests.collect::<Result<_>>()?;
-        check_total("the blobs asked for", digests.iter().map(Digest::size).fold(0, u64::saturating_add))?;
+        let total = digests.iter().map(Digest::size).fold(0, u64::saturating_add);
+        check_total("the blobs asked for", total)?;
+        let _share = self.budget.take(total as usize).await;
         let reads = digests.into_iter().map(|digest| async move {
             let read = self.blobs.read_all(context, digest, limits::MAX_BATCH).await;
             let (data, status) = match read {

@@ -4,7 +4,7 @@
 //! of their own there: they come back as they were put, to clients other than Bazel. Anything before `ac` or `cas` is
 //! the instance; anything between it and the last segment is part of an opaque value's name.
 
-use crate::{Ports, call, limits};
+use crate::{Ports, budget::Budget, call, content::Content, limits};
 use axum::{body::Body, extract::Request, response::Response};
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt};
@@ -22,11 +22,12 @@ const BODY_SILENCE: Duration = Duration::from_secs(60);
 /// The HTTP view of the ports.
 pub(crate) struct HttpCache {
     ports: Ports,
+    budget: Budget,
 }
 
 impl HttpCache {
-    pub(crate) fn new(ports: &Ports) -> Self {
-        Self { ports: ports.clone() }
+    pub(crate) fn new(ports: &Ports, budget: Budget) -> Self {
+        Self { ports: ports.clone(), budget }
     }
 
     async fn answer(&self, request: Request) -> Result<Response> {
@@ -55,7 +56,8 @@ impl HttpCache {
             Body::empty()
         } else {
             let blob = self.ports.blobs.read(context, digest, Range::ALL).await?;
-            Body::from_stream(blob.into_stream().inspect_err(call::log))
+            let content = Content::new(blob.into_stream(), self.budget.clone());
+            Body::from_stream(content.into_stream().inspect_err(call::log))
         };
         Ok(content(digest.size(), body))
     }
@@ -65,7 +67,7 @@ impl HttpCache {
         let length = content_length(request.headers())?;
         let digest = Digest::new(DigestFunction::Sha256, hash.hash, length);
         let known = self.ports.blobs.find_missing(context, &[digest].into_iter().collect()).await?.is_empty();
-        let mut body = body(request);
+        let mut body = self.body(request);
         if known {
             // The client would take an answer before its last byte for a broken connection.
             while body.try_next().await?.is_some() {}
@@ -107,7 +109,7 @@ impl HttpCache {
             return Err(Error::new(Kind::ResourceExhausted { message, retry_after: None }));
         }
         let bazel = is_bazel(request.headers());
-        let body = body(request);
+        let body = self.body(request);
         let value = Blob::stream(length, body).into_bytes().await?;
         if bazel {
             let result = Protobuf.decode_result(DigestFunction::Sha256, value)?;
@@ -116,6 +118,25 @@ impl HttpCache {
             self.ports.values.put(context, &item.value_key(), value).await?;
         }
         Ok(text(StatusCode::OK, String::new()))
+    }
+
+    /// The request's body as it comes. A client that has fallen silent does not hold what was reserved for it.
+    fn body(&self, request: Request) -> ByteStream {
+        let budget = self.budget.clone();
+        // Of the chunk that is being written; given back when the next one is asked for.
+        let mut _share = None;
+        let chunks = tokio_stream::StreamExt::timeout(request.into_body().into_data_stream(), BODY_SILENCE);
+        let chunk = move |chunk: Result<Result<Bytes, axum::Error>, tokio_stream::Elapsed>| match chunk {
+            Ok(chunk) => {
+                _share = chunk.as_ref().ok().map(|chunk| budget.claim(chunk.len()));
+                chunk.map_err(broken_body)
+            }
+            Err(_) => {
+                let message = format!("nothing came of the request body for {} s", BODY_SILENCE.as_secs());
+                Err(Error::new(Kind::Cancelled { message }))
+            }
+        };
+        chunks.map(chunk).boxed()
     }
 }
 
@@ -204,19 +225,6 @@ fn content_length(headers: &HeaderMap) -> Result<u64> {
         let message = "the upload has no Content-Length; its size has to be known before it begins";
         Error::invalid(header::CONTENT_LENGTH.as_str(), message)
     })
-}
-
-/// The request's body as it comes. A client that has fallen silent does not hold what was reserved for it.
-fn body(request: Request) -> ByteStream {
-    let chunks = tokio_stream::StreamExt::timeout(request.into_body().into_data_stream(), BODY_SILENCE);
-    let chunk = |chunk: Result<Result<Bytes, axum::Error>, tokio_stream::Elapsed>| match chunk {
-        Ok(chunk) => chunk.map_err(broken_body),
-        Err(_) => {
-            let message = format!("nothing came of the request body for {} s", BODY_SILENCE.as_secs());
-            Err(Error::new(Kind::Cancelled { message }))
-        }
-    };
-    chunks.map(chunk).boxed()
 }
 
 fn broken_body(error: axum::Error) -> Error {

@@ -4,10 +4,12 @@
 //! [`router`] shows every service with its limits; `mortar-server` and the companion decide what stands behind the ports.
 
 mod action_cache;
-mod bytestream;
+mod budget;
+pub mod bytestream;
 mod call;
 mod capabilities;
 mod cas;
+mod content;
 mod execution;
 mod http_cache;
 mod inline;
@@ -19,8 +21,9 @@ mod traffic;
 mod tree;
 
 use axum::Router;
+use budget::Budget;
 use mortar_model::{ActionCache, BlobStore, Executor, HashIndex, UploadSessions, Values};
-use mortar_wire::{bytestream::byte_stream_server::ByteStreamServer, reapi};
+use mortar_wire::reapi;
 use std::sync::Arc;
 
 pub use operations::{OperationSummary, Operations};
@@ -51,11 +54,12 @@ pub fn router(ports: &Ports, operations: Option<Operations>, more: Router) -> Ro
         content_addressable_storage_server::ContentAddressableStorageServer,
         execution_server::ExecutionServer,
     };
+    let budget = Budget::new(limits::IN_FLIGHT);
     let mut routes = tonic::service::Routes::builder();
     routes
         .add_service(CapabilitiesServer::new(capabilities::Service::new(ports.executor.is_some())))
         .add_service(
-            ContentAddressableStorageServer::new(cas::Service::new(ports.blobs.clone()))
+            ContentAddressableStorageServer::new(cas::Service::new(ports.blobs.clone(), budget.clone()))
                 .max_decoding_message_size(limits::MAX_MESSAGE)
                 .max_encoding_message_size(limits::MAX_MESSAGE),
         )
@@ -64,21 +68,18 @@ pub fn router(ports: &Ports, operations: Option<Operations>, more: Router) -> Ro
                 .max_decoding_message_size(limits::MAX_MESSAGE)
                 .max_encoding_message_size(limits::MAX_MESSAGE),
         )
-        .add_service(
-            ByteStreamServer::new(bytestream::Service::new(ports.blobs.clone(), ports.uploads.clone()))
-                .max_decoding_message_size(limits::MAX_MESSAGE),
-        )
         .add_service(introspection::health())
         .add_service(introspection::reflection())
         .add_service(introspection::reflection_alpha());
     if let Some(operations) = operations {
         routes.add_service(ExecutionServer::new(execution::Service::new(operations, ports.blobs.clone())));
     }
-    let http = Arc::new(http_cache::HttpCache::new(ports));
+    let http = Arc::new(http_cache::HttpCache::new(ports, budget.clone()));
     routes
         .routes()
         .into_axum_router()
         .reset_fallback()
+        .merge(bytestream::Service::new(ports, budget.clone()).routes())
         .merge(more)
         .fallback(move |request: axum::extract::Request| http_cache::handle(http.clone(), request))
 }

@@ -6,5 +6,7 @@ mod executions;
 mod http;
 mod introspection;
 mod listening;
+
+mod streams;
 mod support;
 mod trees;
