@@ -1,26 +1,44 @@
 //! Capabilities: what is served, and nothing that is not.
 
-use crate::{call, limits};
+use crate::{Ports, call, limits};
 use mortar_model::DigestFunction;
 use mortar_wire::{
-    function_to_wire,
+    function_to_wire, lease,
     reapi::{
         self, ActionCacheUpdateCapabilities, CacheCapabilities, ExecutionCapabilities,
         GetCapabilitiesRequest, PriorityCapabilities, ServerCapabilities, capabilities_server::Capabilities,
-        priority_capabilities, symlink_absolute_path_strategy,
+        compressor, priority_capabilities, symlink_absolute_path_strategy,
     },
     semver::SemVer,
 };
+use std::time::Duration;
 use tonic::{Request, Response, Status};
 
 /// Answers GetCapabilities.
 pub(crate) struct Service {
     executes: bool,
+    compresses: bool,
+    lease: Option<Duration>,
 }
 
 impl Service {
-    pub(crate) fn new(executes: bool) -> Self {
-        Self { executes }
+    pub(crate) fn new(ports: &Ports) -> Self {
+        let (executes, compresses) = (ports.executor.is_some(), ports.encoded.is_some());
+        Self { executes, compresses, lease: ports.lease }
+    }
+
+    fn cache(&self) -> CacheCapabilities {
+        let compressors: Vec<i32> =
+            self.compresses.then_some(compressor::Value::Zstd.into()).into_iter().collect();
+        CacheCapabilities {
+            digest_functions: functions(),
+            action_cache_update_capabilities: Some(ActionCacheUpdateCapabilities { update_enabled: true }),
+            max_batch_total_size_bytes: limits::MAX_BATCH.cast_signed(),
+            symlink_absolute_path_strategy: symlink_absolute_path_strategy::Value::Disallowed.into(),
+            supported_compressors: compressors.clone(),
+            supported_batch_update_compressors: compressors,
+            ..CacheCapabilities::default()
+        }
     }
 }
 
@@ -31,24 +49,18 @@ impl Capabilities for Service {
         request: Request<GetCapabilitiesRequest>,
     ) -> Result<Response<ServerCapabilities>, Status> {
         call::context(request.metadata(), &request.get_ref().instance_name)?;
-        Ok(Response::new(ServerCapabilities {
-            cache_capabilities: Some(cache()),
+        let mut response = Response::new(ServerCapabilities {
+            cache_capabilities: Some(self.cache()),
             execution_capabilities: self.executes.then(execution),
             deprecated_api_version: None,
             low_api_version: Some(version(2, 0)),
             // Everything up to the chunking calls of 2.12.
             high_api_version: Some(version(2, 11)),
-        }))
-    }
-}
-
-fn cache() -> CacheCapabilities {
-    CacheCapabilities {
-        digest_functions: functions(),
-        action_cache_update_capabilities: Some(ActionCacheUpdateCapabilities { update_enabled: true }),
-        max_batch_total_size_bytes: limits::MAX_BATCH.cast_signed(),
-        symlink_absolute_path_strategy: symlink_absolute_path_strategy::Value::Disallowed.into(),
-        ..CacheCapabilities::default()
+        });
+        if let Some(lease) = self.lease {
+            lease::to_headers(lease, response.metadata_mut());
+        }
+        Ok(response)
     }
 }
 

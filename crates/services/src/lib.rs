@@ -22,9 +22,9 @@ mod tree;
 
 use axum::Router;
 use budget::Budget;
-use mortar_model::{ActionCache, BlobStore, Executor, HashIndex, UploadSessions, Values};
+use mortar_model::{ActionCache, BlobStore, EncodedBlobs, Executor, HashIndex, UploadSessions, Values};
 use mortar_wire::reapi;
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 pub use operations::{OperationSummary, Operations};
 pub use traffic::Traffic;
@@ -36,6 +36,8 @@ pub struct Ports {
     pub blobs: Arc<dyn BlobStore>,
     /// Action results.
     pub actions: Arc<dyn ActionCache>,
+    /// Blobs as zstd frames, if they are served; then `uploads` take frames too.
+    pub encoded: Option<Arc<dyn EncodedBlobs>>,
     /// Uploads that resume.
     pub uploads: Arc<dyn UploadSessions>,
     /// Blobs by hash alone, for HTTP.
@@ -44,6 +46,8 @@ pub struct Ports {
     pub values: Arc<dyn Values>,
     /// Executes actions; a server without it is a cache.
     pub executor: Option<Arc<dyn Executor>>,
+    /// How long what is called present stays, if that is promised.
+    pub lease: Option<Duration>,
 }
 
 /// Every service of the protocol and the HTTP cache, ready for [`listener::serve`]. `more` brings gRPC services and
@@ -57,9 +61,9 @@ pub fn router(ports: &Ports, operations: Option<Operations>, more: Router) -> Ro
     let budget = Budget::new(limits::IN_FLIGHT);
     let mut routes = tonic::service::Routes::builder();
     routes
-        .add_service(CapabilitiesServer::new(capabilities::Service::new(ports.executor.is_some())))
+        .add_service(CapabilitiesServer::new(capabilities::Service::new(ports)))
         .add_service(
-            ContentAddressableStorageServer::new(cas::Service::new(ports.blobs.clone(), budget.clone()))
+            ContentAddressableStorageServer::new(cas::Service::new(ports, budget.clone()))
                 .max_decoding_message_size(limits::MAX_MESSAGE)
                 .max_encoding_message_size(limits::MAX_MESSAGE),
         )

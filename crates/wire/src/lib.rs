@@ -7,6 +7,7 @@ mod action;
 mod codec;
 mod digest;
 mod execution;
+pub mod lease;
 mod merkle;
 pub mod metadata;
 pub mod resource;

@@ -101,11 +101,13 @@ async fn start(executor: Option<Arc<dyn Executor>>, directory: &Path) -> String 
     let store = DiskStore::open(config).unwrap();
     let ports = Ports {
         blobs: store.clone(),
+        encoded: None,
         actions: Arc::new(DiskActionCache::new(store.clone(), Arc::new(Protobuf))),
         uploads: store.clone(),
         index: store.clone(),
         values: store,
         executor: executor.clone(),
+        lease: None,
     };
     let router = mortar_services::router(&ports, executor.map(Operations::new), Default::default());
     let listener = Listener::bind(&"127.0.0.1:0".parse().unwrap()).await.unwrap();

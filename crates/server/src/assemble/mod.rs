@@ -58,11 +58,13 @@ impl Server {
         let executor = Arc::new(LookUp::new(actions.clone(), Arc::new(queue)));
         let ports = Ports {
             blobs,
+            encoded: None,
             actions: actions.clone(),
             uploads: store.clone(),
             index: store.clone(),
             values: store.clone(),
             executor: Some(executor.clone()),
+            lease: None,
         };
         Ok(Self { store, actions, scheduler, operations: Operations::new(executor), ports })
     }

@@ -14,7 +14,9 @@ pub use message::{Head, Parser, Part, take_apart};
 
 use crate::{Ports, budget::Budget, call};
 use axum::{Router, body::Body, extract::Request, response::Response, routing::post};
-use mortar_model::{BlobStore, Context, Digest, Encoding, Error, Result, UploadId, UploadSessions};
+use mortar_model::{
+    BlobStore, Context, Digest, EncodedBlobs, Encoding, Error, Result, UploadId, UploadSessions,
+};
 use mortar_wire::{
     bytestream::{QueryWriteStatusRequest, QueryWriteStatusResponse},
     resource::Resource,
@@ -25,13 +27,15 @@ use tonic::{Status, metadata::MetadataMap};
 /// Streams blobs out and in.
 pub(crate) struct Service {
     blobs: Arc<dyn BlobStore>,
+    encoded: Option<Arc<dyn EncodedBlobs>>,
     uploads: Arc<dyn UploadSessions>,
     budget: Budget,
 }
 
 impl Service {
     pub(crate) fn new(ports: &Ports, budget: Budget) -> Self {
-        Self { blobs: ports.blobs.clone(), uploads: ports.uploads.clone(), budget }
+        let (blobs, encoded, uploads) = (ports.blobs.clone(), ports.encoded.clone(), ports.uploads.clone());
+        Self { blobs, encoded, uploads, budget }
     }
 
     /// The paths of the three methods.
@@ -53,8 +57,10 @@ impl Service {
             )
     }
 
+    /// An upload in zstd that was left is begun anew: the protocol has its clients go on with new frames at an offset of
+    /// the content, not with the frames that they had begun.
     async fn status(&self, context: Context, name: &str) -> Result<QueryWriteStatusResponse> {
-        let resource = identity(Resource::parse_write(name)?)?;
+        let resource = self.served(Resource::parse_write(name)?)?;
         let context = context.with_instance(resource.instance.clone());
         if self.has(&context, resource.digest).await? {
             return Ok(QueryWriteStatusResponse {
@@ -62,8 +68,19 @@ impl Service {
                 complete: true,
             });
         }
-        let committed = self.uploads.committed(&context, &upload_id(&resource)).await?.unwrap_or(0);
+        let committed = match resource.encoding {
+            Encoding::Identity => self.uploads.committed(&context, &upload_id(&resource)).await?.unwrap_or(0),
+            Encoding::Zstd => 0,
+        };
         Ok(QueryWriteStatusResponse { committed_size: signed(committed), complete: false })
+    }
+
+    /// This resource, if blobs are served in its encoding.
+    fn served(&self, resource: Resource) -> Result<Resource> {
+        match (resource.encoding, &self.encoded) {
+            (Encoding::Identity, _) | (Encoding::Zstd, Some(_)) => Ok(resource),
+            (Encoding::Zstd, None) => Err(not_served(resource.digest)),
+        }
     }
 
     async fn has(&self, context: &Context, digest: Digest) -> Result<bool> {
@@ -118,15 +135,10 @@ fn broken(error: axum::Error) -> Error {
     Error::new(mortar_model::Kind::Cancelled { message }).with_source(error)
 }
 
-fn identity(resource: Resource) -> Result<Resource> {
-    match resource.encoding {
-        Encoding::Identity => Ok(resource),
-        Encoding::Zstd => {
-            let message = format!("blob `{}`: the compressor `zstd` is not served", resource.digest);
-            Err(Error::invalid("resource_name", message)
-                .hint("use `blobs/…` without compression, as the capabilities say"))
-        }
-    }
+fn not_served(digest: Digest) -> Error {
+    let message = format!("blob `{digest}`: the compressor `zstd` is not served");
+    Error::invalid("resource_name", message)
+        .hint("use `blobs/…` without compression, as the capabilities say")
 }
 
 /// Uploads of the same name into another instance are other uploads.

@@ -1,13 +1,13 @@
 //! ByteStream.Read: the store's bytes, untouched, between the headers of their messages.
 
-use super::{Service, broken, frame, identity, opened};
+use super::{Service, broken, frame, not_served, opened};
 use crate::{content::Content, limits};
 use axum::{body::Body, extract::Request, response::Response};
 use bytes::{Buf, Bytes, BytesMut};
 use futures::{Stream, stream};
 use http_body::Frame;
 use http_body_util::{BodyExt, StreamBody};
-use mortar_model::{Error, Kind, Range, Result};
+use mortar_model::{ByteStream, Context, Digest, Encoding, Error, Kind, Range, Result};
 use mortar_wire::{bytestream::ReadRequest, resource::Resource};
 use prost::Message;
 use std::convert::Infallible;
@@ -19,12 +19,25 @@ impl Service {
     pub(super) async fn read(&self, request: Request) -> Result<Response> {
         let (context, body) = opened(request);
         let request = only_message(body).await?;
-        let resource = identity(Resource::parse_read(&request.resource_name)?)?;
+        let resource = Resource::parse_read(&request.resource_name)?;
         let range = range(&request)?;
         let context = context.with_instance(resource.instance);
-        let blob = self.blobs.read(&context, resource.digest, range).await?;
-        let content = Content::new(blob.into_stream(), self.budget.clone());
+        let stream = match resource.encoding {
+            Encoding::Identity => self.blobs.read(&context, resource.digest, range).await?.into_stream(),
+            Encoding::Zstd => self.read_zstd(&context, resource.digest, range).await?,
+        };
+        let content = Content::new(stream, self.budget.clone());
         Ok(frame::response(Body::new(StreamBody::new(messages(content)))))
+    }
+
+    /// The offset counts bytes of content. A limit would have to count something too, so the protocol knows none here.
+    async fn read_zstd(&self, context: &Context, digest: Digest, range: Range) -> Result<ByteStream> {
+        let encoded = self.encoded.as_ref().ok_or_else(|| not_served(digest))?;
+        if let Some(limit) = range.limit {
+            let message = format!("read_limit is {limit}; expected 0, since the blob is read compressed");
+            return Err(Error::invalid("read_limit", message));
+        }
+        encoded.read_zstd(context, digest, range).await
     }
 }
 

@@ -1,7 +1,7 @@
 //! ByteStream.Write: content goes to the store in the pieces in which the connection brings it.
 
 use super::{
-    Service, broken, frame, identity,
+    Service, broken, frame,
     message::{Head, Parser, Part},
     opened, signed, upload_id,
 };
@@ -10,33 +10,33 @@ use axum::{body::Body, extract::Request, response::Response};
 use bytes::Bytes;
 use http_body::Frame;
 use http_body_util::{BodyExt, StreamBody};
-use mortar_model::{Context, Error, Result, Upload};
+use mortar_model::{Context, Encoding, Error, Result, Upload};
 use mortar_wire::{bytestream::WriteResponse, resource::Resource};
 use std::convert::Infallible;
 
 impl Service {
     pub(super) async fn write(&self, request: Request) -> Result<Response> {
         let (context, body) = opened(request);
-        let committed = self.take(context, Parts::new(body)).await?;
-        let answer = frame::framed(&WriteResponse { committed_size: signed(committed) });
+        let committed_size = self.take(context, Parts::new(body)).await?;
+        let answer = frame::framed(&WriteResponse { committed_size });
         let frames = [Frame::data(answer), Frame::trailers(frame::trailers(Ok(())))];
         let body = StreamBody::new(futures::stream::iter(frames.map(Ok::<_, Infallible>)));
         Ok(frame::response(Body::new(body)))
     }
 
-    async fn take(&self, context: Context, mut parts: Parts) -> Result<u64> {
+    /// The committed size at the end: bytes as they are sent, compressed or not.
+    async fn take(&self, context: Context, mut parts: Parts) -> Result<i64> {
         let first = match parts.next().await? {
             Some(Part::Head(head)) => head,
             _ => return Err(Error::invalid("resource_name", "the stream has no message")),
         };
         let name = first.resource_name.clone();
-        let resource = identity(Resource::parse_write(&name)?)?;
+        let resource = self.served(Resource::parse_write(&name)?)?;
         let context = context.with_instance(resource.instance.clone());
         if self.has(&context, resource.digest).await? {
-            return Ok(resource.digest.size());
+            return Ok(early_end(&resource));
         }
-        let upload =
-            self.uploads.open(&context, &upload_id(&resource), resource.digest, resource.encoding).await?;
+        let upload = self.open(&context, &resource, first.write_offset).await?;
         let budget = self.budget.clone();
         let mut writing = Writing { upload, budget, name, finished: false, again: 0 };
         let mut next = Some(Part::Head(first));
@@ -44,7 +44,31 @@ impl Service {
             writing.accept(part).await?;
             next = parts.next().await?;
         }
-        writing.end().await
+        writing.end().await.map(signed)
+    }
+
+    /// The upload that a stream goes on with. One in zstd that begins again need not bring the same frames as before:
+    /// what was left of it is ended, which discards it if it was not whole.
+    async fn open(&self, context: &Context, resource: &Resource, offset: i64) -> Result<Box<dyn Upload>> {
+        let id = upload_id(resource);
+        let open = || self.uploads.open(context, &id, resource.digest, resource.encoding);
+        let upload = open().await?;
+        if resource.encoding == Encoding::Zstd && offset == 0 && upload.committed() > 0 {
+            if let Err(error) = upload.finish().await {
+                tracing::debug!("an upload of blob `{}` is begun anew: {error}", resource.digest);
+            }
+            return open().await;
+        }
+        Ok(upload)
+    }
+}
+
+/// What is told as committed where the blob is there already.
+fn early_end(resource: &Resource) -> i64 {
+    match resource.encoding {
+        Encoding::Identity => signed(resource.digest.size()),
+        // However many bytes it would have been.
+        Encoding::Zstd => -1,
     }
 }
 

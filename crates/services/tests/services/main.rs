@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod bad_input;
+mod compression;
 mod executions;
 mod http;
 mod introspection;

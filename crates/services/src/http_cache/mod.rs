@@ -4,14 +4,17 @@
 //! of their own there: they come back as they were put, to clients other than Bazel. Anything before `ac` or `cas` is
 //! the instance; anything between it and the last segment is part of an opaque value's name.
 
-use crate::{Ports, budget::Budget, call, content::Content, limits};
+mod blobs;
+mod encoding;
+
+use crate::{Ports, budget::Budget, call, limits};
 use axum::{body::Body, extract::Request, response::Response};
 use bytes::Bytes;
-use futures::{StreamExt, TryStreamExt};
+use futures::StreamExt;
 use http::{HeaderMap, Method, StatusCode, header};
 use mortar_model::{
     ActionKey, Blame, Blob, ByteStream, Codec, Context, Digest, DigestFunction, Error, InstanceName, Kind,
-    Range, RequestMetadata, Result,
+    RequestMetadata, Result,
 };
 use mortar_wire::Protobuf;
 use std::{sync::Arc, time::Duration};
@@ -37,7 +40,7 @@ impl HttpCache {
         let context = context(&item, request.headers());
         match (item.space, request.method()) {
             (Space::Cas, &Method::GET | &Method::HEAD) => {
-                self.get_blob(&context, &item, request.method()).await
+                self.get_blob(&context, &item, request.method(), request.headers()).await
             }
             (Space::Cas, &Method::PUT) => self.put_blob(&context, &item, request).await,
             (Space::Ac, &Method::GET | &Method::HEAD) => {
@@ -46,35 +49,6 @@ impl HttpCache {
             (Space::Ac, &Method::PUT) => self.put_value(&context, &item, request).await,
             (_, method) => Ok(not_allowed(method)),
         }
-    }
-
-    async fn get_blob(&self, context: &Context, item: &Item, method: &Method) -> Result<Response> {
-        let hash = item.hash()?;
-        let found = self.ports.index.lookup(context, DigestFunction::Sha256, &hash.hash).await?;
-        let digest = found.ok_or_else(|| Error::not_found("blob", hash.hex()))?;
-        let body = if method == Method::HEAD {
-            Body::empty()
-        } else {
-            let blob = self.ports.blobs.read(context, digest, Range::ALL).await?;
-            let content = Content::new(blob.into_stream(), self.budget.clone());
-            Body::from_stream(content.into_stream().inspect_err(call::log))
-        };
-        Ok(content(digest.size(), body))
-    }
-
-    async fn put_blob(&self, context: &Context, item: &Item, request: Request) -> Result<Response> {
-        let hash = item.hash()?;
-        let length = content_length(request.headers())?;
-        let digest = Digest::new(DigestFunction::Sha256, hash.hash, length);
-        let known = self.ports.blobs.find_missing(context, &[digest].into_iter().collect()).await?.is_empty();
-        let mut body = self.body(request);
-        if known {
-            // The client would take an answer before its last byte for a broken connection.
-            while body.try_next().await?.is_some() {}
-        } else {
-            self.ports.blobs.write(context, digest, Blob::stream(length, body)).await?;
-        }
-        Ok(text(StatusCode::OK, String::new()))
     }
 
     async fn get_value(
@@ -237,6 +211,9 @@ fn http_status(error: &Error) -> StatusCode {
         Kind::InvalidArgument { field, .. } if field == header::CONTENT_LENGTH.as_str() => {
             StatusCode::LENGTH_REQUIRED
         }
+        Kind::InvalidArgument { field, .. } if field == header::CONTENT_ENCODING.as_str() => {
+            StatusCode::UNSUPPORTED_MEDIA_TYPE
+        }
         Kind::InvalidArgument { .. } | Kind::OutOfRange { .. } | Kind::Cancelled { .. } => {
             StatusCode::BAD_REQUEST
         }
@@ -257,8 +234,14 @@ fn http_status(error: &Error) -> StatusCode {
 }
 
 fn content(length: u64, body: Body) -> Response {
-    let mut response = Response::new(body);
+    let mut response = octets(body);
     response.headers_mut().insert(header::CONTENT_LENGTH, length.into());
+    response
+}
+
+/// Content whose length is known only at its end.
+fn octets(body: Body) -> Response {
+    let mut response = Response::new(body);
     let octets = header::HeaderValue::from_static("application/octet-stream");
     response.headers_mut().insert(header::CONTENT_TYPE, octets);
     response
