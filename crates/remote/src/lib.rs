@@ -11,6 +11,7 @@ mod batch;
 mod blobs;
 mod call;
 mod capabilities;
+mod compression;
 mod endpoint;
 mod execution;
 mod pool;
@@ -21,6 +22,7 @@ mod uploads;
 mod write;
 
 pub use capabilities::Capabilities;
+use capabilities::Terms;
 pub use endpoint::{Endpoint, Options};
 pub use retry::Retry;
 pub use uploads::Uploads;
@@ -42,14 +44,14 @@ struct Inner {
     endpoint: Endpoint,
     options: Options,
     pool: Pool,
-    /// Bytes of content that one batch may hold, once the server was asked.
-    batch_limit: OnceCell<u64>,
+    /// What is done because the server said so, once it was asked.
+    terms: OnceCell<Terms>,
 }
 
 impl Remote {
     fn new(endpoint: Endpoint, options: Options) -> Self {
         let pool = Pool::new(&endpoint, &options);
-        Self(Arc::new(Inner { endpoint, options, pool, batch_limit: OnceCell::new() }))
+        Self(Arc::new(Inner { endpoint, options, pool, terms: OnceCell::new() }))
     }
 
     /// Which server this is.

@@ -8,9 +8,13 @@ mod executing;
 use mortar_model::Context;
 use mortar_remote::{Endpoint, Options, Remote, Retry};
 use mortar_server::assemble::{Server, Settings};
-use mortar_services::listener::{self, Listener};
+use mortar_services::{
+    Ports,
+    listener::{self, Listener},
+};
+use mortar_store::{MemoryActionCache, MemoryStore};
 use mortar_testkit::conformance::{Subject, assert_conforms};
-use std::{path::Path, sync::Arc};
+use std::{path::Path, sync::Arc, time::Duration};
 
 /// A server in this process, over a store of its own in `directory`.
 async fn serve(address: &str, directory: &Path) -> String {
@@ -46,6 +50,35 @@ async fn the_loopback_conforms_over_tcp() {
     let capabilities = remote.capabilities(&Context::internal()).await.unwrap();
     assert_eq!(capabilities.digest_functions, mortar_model::DigestFunction::ALL);
     assert!(capabilities.execution && capabilities.action_cache_updates);
+}
+
+/// All blobs as zstd, over a store that takes and gives that.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_loopback_conforms_with_compression() {
+    let store = MemoryStore::new(2 << 30);
+    let ports = Ports {
+        blobs: store.clone(),
+        encoded: Some(store.clone()),
+        actions: MemoryActionCache::new(1_000),
+        uploads: store.clone(),
+        index: store.clone(),
+        values: store,
+        executor: None,
+        lease: Some(Duration::from_secs(3_600)),
+    };
+    let listener = Listener::bind(&"127.0.0.1:0".parse().unwrap()).await.unwrap();
+    let url = listener.url();
+    let router = mortar_services::router(&ports, None, Default::default());
+    tokio::spawn(listener::serve(listener, router, std::future::pending()));
+    for small_blob in [64 << 10, 0] {
+        let retry = Retry::NEVER;
+        let options = Options { compression: true, small_blob, chunk: 100_000, retry, ..Options::default() };
+        let remote = Endpoint::connect(&url, options).unwrap();
+        assert_conforms(&subject(&remote)).await;
+        let capabilities = remote.capabilities(&Context::internal()).await.unwrap();
+        assert!(capabilities.zstd_streams && capabilities.zstd_batches);
+        assert_eq!(capabilities.lease, ports.lease);
+    }
 }
 
 /// Nothing in batches, small pieces, one connection, nothing tried twice: what succeeds does so at once.
