@@ -2,11 +2,17 @@
 //!
 //! Blobs that one batch cannot hold are the business of `read` and `write`.
 
-use crate::{Inner, Remote, call::wrong_content, retry::Backoff};
+use crate::{
+    Inner, MAX_MESSAGE, Remote,
+    call::wrong_content,
+    capabilities::{SHORTEST_COMPRESSED, ZSTD},
+    compression::{deflate, inflate, off_the_reactor},
+    retry::Backoff,
+};
 use bytes::Bytes;
 use mortar_model::{Blame, Blob, Context, Digest, Error, Result};
 use mortar_wire::{digest_to_wire, digests_to_wire, function_to_wire, reapi, required_digest, rpc, status};
-use std::collections::HashMap;
+use std::{collections::HashMap, sync::Arc};
 
 /// What one entry costs beside its content.
 const ENTRY: u64 = 128;
@@ -15,7 +21,7 @@ impl Remote {
     /// Reads many small blobs in as few calls as the server's limit allows; each one has a result of its own, in the
     /// order asked for. A blob too large for a batch is refused by the server.
     pub async fn read_batch(&self, context: &Context, digests: &[Digest]) -> Result<Vec<Result<Bytes>>> {
-        let limit = self.0.batch_limit(context).await?;
+        let limit = self.0.terms(context).await?.batch_limit;
         let mut results = Vec::with_capacity(digests.len());
         for batch in batches(digests, limit, |digest| *digest) {
             let mut backoff = Backoff::new(&self.0.options.retry, context);
@@ -31,7 +37,7 @@ impl Remote {
 
     /// Writes many small blobs in as few calls as the server's limit allows; each one has a result of its own.
     pub async fn write_batch(&self, context: &Context, blobs: &[(Digest, Bytes)]) -> Result<Vec<Result<()>>> {
-        let limit = self.0.batch_limit(context).await?;
+        let limit = self.0.terms(context).await?.batch_limit;
         let mut results = Vec::with_capacity(blobs.len());
         for batch in batches(blobs, limit, |(digest, _)| *digest) {
             let mut backoff = Backoff::new(&self.0.options.retry, context);
@@ -49,7 +55,7 @@ impl Remote {
 impl Inner {
     /// One call; all digests are of the same function.
     pub(crate) async fn read_one_batch(
-        &self,
+        self: &Arc<Self>,
         context: &Context,
         digests: &[Digest],
     ) -> Result<Vec<Result<Bytes>>> {
@@ -58,7 +64,7 @@ impl Inner {
         let request = reapi::BatchReadBlobsRequest {
             instance_name: context.instance.to_string(),
             digests: digests_to_wire(digests.iter().copied()),
-            acceptable_compressors: Vec::new(),
+            acceptable_compressors: self.options.compression.then_some(ZSTD).into_iter().collect(),
             digest_function: function_to_wire(function).into(),
         };
         let (mut client, lease) = self.cas();
@@ -69,7 +75,14 @@ impl Inner {
             let digest = required_digest("responses.digest", function, response.digest.clone());
             answers.insert(digest.map_err(|error| self.garbled(error))?, response);
         }
-        Ok(digests.iter().map(|digest| self.content(*digest, answers.get(digest))).collect())
+        let this = self.clone();
+        let digests = digests.to_vec();
+        let contents =
+            move || Ok(digests.iter().map(|digest| this.content(*digest, answers.get(digest))).collect());
+        match self.options.compression {
+            true => off_the_reactor(contents).await,
+            false => contents(),
+        }
     }
 
     fn content(
@@ -79,10 +92,12 @@ impl Inner {
     ) -> Result<Bytes> {
         let answer = answer.ok_or_else(|| self.unanswered(digest))?;
         judged(digest, answer.status.clone())?;
-        if answer.compressor != 0 {
-            return Err(wrong_content(digest, "compressed content, which was not asked for".into()));
-        }
-        let blob = Blob::bytes(answer.data.clone()).verified(digest, Blame::Server)?;
+        let data = match answer.compressor {
+            0 => answer.data.clone(),
+            ZSTD if self.options.compression => inflated(digest, &answer.data)?,
+            _ => return Err(wrong_content(digest, "compressed content, which was not asked for".into())),
+        };
+        let blob = Blob::bytes(data).verified(digest, Blame::Server)?;
         Ok(blob.as_bytes().cloned().unwrap_or_default())
     }
 
@@ -94,14 +109,9 @@ impl Inner {
     ) -> Result<Vec<Result<()>>> {
         let Some((first, _)) = blobs.first() else { return Ok(Vec::new()) };
         let function = first.function();
-        let entry = |(digest, data): &(Digest, Bytes)| reapi::batch_update_blobs_request::Request {
-            digest: Some(digest_to_wire(*digest)),
-            data: data.clone(),
-            compressor: 0,
-        };
         let request = reapi::BatchUpdateBlobsRequest {
             instance_name: context.instance.to_string(),
-            requests: blobs.iter().map(entry).collect(),
+            requests: self.entries(context, blobs).await?,
             digest_function: function_to_wire(function).into(),
         };
         let (mut client, lease) = self.cas();
@@ -119,12 +129,44 @@ impl Inner {
         Ok(blobs.iter().map(|(digest, _)| result(*digest)).collect())
     }
 
+    /// What is sent of these blobs.
+    async fn entries(&self, context: &Context, blobs: &[(Digest, Bytes)]) -> Result<Vec<Entry>> {
+        if self.options.compression && self.terms(context).await?.zstd_batches {
+            let blobs = blobs.to_vec();
+            return off_the_reactor(move || blobs.into_iter().map(shorter).collect()).await;
+        }
+        Ok(blobs.iter().cloned().map(as_it_is).collect())
+    }
+
     fn unanswered(&self, digest: Digest) -> Error {
         Error::internal(format!(
             "the server at `{}` left blob `{digest}` of a batch unanswered",
             self.endpoint
         ))
     }
+}
+
+type Entry = reapi::batch_update_blobs_request::Request;
+
+fn as_it_is((digest, data): (Digest, Bytes)) -> Entry {
+    Entry { digest: Some(digest_to_wire(digest)), data, compressor: 0 }
+}
+
+/// This blob as zstd, if that is shorter.
+fn shorter((digest, data): (Digest, Bytes)) -> Result<Entry> {
+    if data.len() as u64 >= SHORTEST_COMPRESSED {
+        let frame = deflate(&data)?;
+        if frame.len() < data.len() {
+            return Ok(Entry { digest: Some(digest_to_wire(digest)), data: frame, compressor: ZSTD });
+        }
+    }
+    Ok(as_it_is((digest, data)))
+}
+
+fn inflated(digest: Digest, frames: &[u8]) -> Result<Bytes> {
+    let size = usize::try_from(digest.size()).ok().filter(|size| *size <= MAX_MESSAGE);
+    let content = size.and_then(|size| inflate(frames, size));
+    content.ok_or_else(|| wrong_content(digest, "no zstd of that size".into()))
 }
 
 fn judged(digest: Digest, status: Option<rpc::Status>) -> Result<()> {

@@ -5,6 +5,7 @@ use async_trait::async_trait;
 use futures::{StreamExt, TryStreamExt};
 use mortar_model::{Blame, Blob, BlobStore, Context, Digest, DigestSet, Error, Kind, Range, Result};
 use mortar_wire::{digests_to_wire, function_to_wire, reapi, required_digest};
+use std::sync::Arc;
 
 /// Digests in one FindMissingBlobs: some 85 bytes each, in all well below the 4 MiB that gRPC takes by default.
 const DIGESTS: usize = 20_000;
@@ -69,15 +70,15 @@ impl Inner {
         }
         let mut backoff = Backoff::new(&self.options.retry, context);
         loop {
-            match self.batch_limit(context).await {
-                Ok(limit) => return Ok(digest.size() <= limit),
+            match self.terms(context).await {
+                Ok(terms) => return Ok(digest.size() <= terms.batch_limit),
                 Err(error) => backoff.pause(error).await?,
             }
         }
     }
 
     /// None if the server knows no batches.
-    async fn read_small(&self, context: &Context, digest: Digest) -> Result<Option<Blob>> {
+    async fn read_small(self: &Arc<Self>, context: &Context, digest: Digest) -> Result<Option<Blob>> {
         let mut backoff = Backoff::new(&self.options.retry, context);
         loop {
             match self.read_one_batch(context, &[digest]).await.and_then(only) {

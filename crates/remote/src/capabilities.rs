@@ -1,11 +1,17 @@
-//! What a server says it can do, and the limits of a batch that follow.
+//! What a server says it can do, and what follows for the way in which blobs travel.
 
 use crate::{Inner, Remote, retry::Backoff};
-use mortar_model::{Context, DigestFunction, Kind, Result};
-use mortar_wire::{digest_function, reapi};
+use mortar_model::{Context, Digest, DigestFunction, Kind, Result};
+use mortar_wire::{digest_function, lease, reapi};
+use std::time::Duration;
+use tonic::Response;
 
 /// Content in one batch where the server names no limit: gRPC's own limit on messages, less room for digests.
 const USUAL_BATCH: u64 = (4 << 20) - (128 << 10);
+
+/// Blobs below this are hardly ever shorter as zstd.
+pub(crate) const SHORTEST_COMPRESSED: u64 = 256;
+pub(crate) const ZSTD: i32 = reapi::compressor::Value::Zstd as i32;
 
 /// What a server can do, as far as it matters here.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -18,8 +24,25 @@ pub struct Capabilities {
     pub action_cache_updates: bool,
     /// Whether it executes actions.
     pub execution: bool,
+    /// Whether blobs can be read and written as zstd streams.
+    pub zstd_streams: bool,
+    /// Whether blobs can be written as zstd in batches.
+    pub zstd_batches: bool,
+    /// How long the server keeps what it calls present, if it is one of ours and says so.
+    pub lease: Option<Duration>,
     /// Lowest and highest version of the protocol, as `2.0`.
     pub api_versions: (String, String),
+}
+
+/// How blobs travel to and from this server.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Terms {
+    /// Bytes of content that one batch may hold.
+    pub(crate) batch_limit: u64,
+    /// Streams are zstd, both ways.
+    pub(crate) zstd_streams: bool,
+    /// What is written in batches is zstd where that is shorter.
+    pub(crate) zstd_batches: bool,
 }
 
 impl Remote {
@@ -36,29 +59,57 @@ impl Remote {
 }
 
 impl Inner {
-    pub(crate) async fn get_capabilities(&self, context: &Context) -> Result<reapi::ServerCapabilities> {
+    pub(crate) async fn get_capabilities(
+        &self,
+        context: &Context,
+    ) -> Result<Response<reapi::ServerCapabilities>> {
         let lease = self.pool.lease();
         let mut client = reapi::capabilities_client::CapabilitiesClient::new(lease.channel());
         let request = reapi::GetCapabilitiesRequest { instance_name: context.instance.to_string() };
-        self.unary(context, lease, client.get_capabilities(self.request(context, request))).await
+        let call = client.get_capabilities(self.request(context, request));
+        self.timely(context, Some(self.options.call_timeout), call).await
     }
 
-    /// Bytes of content that one batch may hold. The server is asked once; one that has no answer gets what is usual.
-    pub(crate) async fn batch_limit(&self, context: &Context) -> Result<u64> {
-        let limit = self.batch_limit.get_or_try_init(|| async {
+    /// The terms of this server, which is asked once; one that has no answer gets what is usual.
+    pub(crate) async fn terms(&self, context: &Context) -> Result<Terms> {
+        let terms = self.terms.get_or_try_init(|| async {
             match self.get_capabilities(context).await {
-                Ok(answer) => {
-                    Ok(from_wire(answer).max_batch_total_size.map_or(USUAL_BATCH, |max| max.min(USUAL_BATCH)))
+                Ok(answer) => Ok(self.terms_of(&from_wire(answer))),
+                Err(error) if matches!(error.kind(), Kind::Unimplemented { .. }) => {
+                    Ok(self.terms_of(&Capabilities::default()))
                 }
-                Err(error) if matches!(error.kind(), Kind::Unimplemented { .. }) => Ok(USUAL_BATCH),
                 Err(error) => Err(error),
             }
         });
-        limit.await.copied()
+        terms.await.copied()
+    }
+
+    fn terms_of(&self, capabilities: &Capabilities) -> Terms {
+        Terms {
+            batch_limit: capabilities.max_batch_total_size.map_or(USUAL_BATCH, |max| max.min(USUAL_BATCH)),
+            zstd_streams: self.options.compression && capabilities.zstd_streams,
+            zstd_batches: self.options.compression && capabilities.zstd_batches,
+        }
+    }
+
+    /// Whether this blob is streamed as zstd.
+    pub(crate) async fn streams_zstd(&self, context: &Context, digest: Digest) -> Result<bool> {
+        if !self.options.compression || digest.size() < SHORTEST_COMPRESSED {
+            return Ok(false);
+        }
+        let mut backoff = Backoff::new(&self.options.retry, context);
+        loop {
+            match self.terms(context).await {
+                Ok(terms) => return Ok(terms.zstd_streams),
+                Err(error) => backoff.pause(error).await?,
+            }
+        }
     }
 }
 
-fn from_wire(capabilities: reapi::ServerCapabilities) -> Capabilities {
+fn from_wire(answer: Response<reapi::ServerCapabilities>) -> Capabilities {
+    let lease = lease::from_headers(answer.metadata());
+    let capabilities = answer.into_inner();
     let cache = capabilities.cache_capabilities.unwrap_or_default();
     let known = |value: &i32| match *value {
         0 => None,
@@ -74,6 +125,9 @@ fn from_wire(capabilities: reapi::ServerCapabilities) -> Capabilities {
             .action_cache_update_capabilities
             .is_some_and(|updates| updates.update_enabled),
         execution: capabilities.execution_capabilities.is_some_and(|execution| execution.exec_enabled),
+        zstd_streams: cache.supported_compressors.contains(&ZSTD),
+        zstd_batches: cache.supported_batch_update_compressors.contains(&ZSTD),
+        lease,
         api_versions: (version(capabilities.low_api_version), version(capabilities.high_api_version)),
     }
 }

@@ -37,7 +37,7 @@ impl Remote {
         let mut backoff = Backoff::new(&self.0.options.retry, context);
         let answer = loop {
             match self.0.get_capabilities(context).await {
-                Ok(answer) => break answer,
+                Ok(answer) => break answer.into_inner(),
                 Err(error) => backoff.pause(error).await?,
             }
         };

@@ -36,6 +36,8 @@ pub struct Options {
     pub small_blob: u64,
     /// Bytes of content in one message of an upload.
     pub chunk: usize,
+    /// Blobs travel as zstd where the server says that it takes and gives that. Worth it on networks, not within a machine.
+    pub compression: bool,
     /// What is done about failures that may pass.
     pub retry: Retry,
 }
@@ -50,6 +52,7 @@ impl Default for Options {
             keep_alive: Some(Duration::from_secs(30)),
             small_blob: 64 << 10,
             chunk: 1 << 20,
+            compression: false,
             retry: Retry::default(),
         }
     }

@@ -12,6 +12,7 @@ mod blobs;
 mod call;
 mod capabilities;
 mod chunks;
+mod compression;
 mod endpoint;
 mod execution;
 mod pool;
@@ -22,6 +23,7 @@ mod uploads;
 mod write;
 
 pub use capabilities::Capabilities;
+use capabilities::Terms;
 pub use chunks::RemoteChunks;
 pub use endpoint::{Endpoint, Options};
 pub use retry::Retry;
@@ -44,14 +46,14 @@ struct Inner {
     endpoint: Endpoint,
     options: Options,
     pool: Pool,
-    /// Bytes of content that one batch may hold, once the server was asked.
-    batch_limit: OnceCell<u64>,
+    /// What is done because the server said so, once it was asked.
+    terms: OnceCell<Terms>,
 }
 
 impl Remote {
     fn new(endpoint: Endpoint, options: Options) -> Self {
         let pool = Pool::new(&endpoint, &options);
-        Self(Arc::new(Inner { endpoint, options, pool, batch_limit: OnceCell::new() }))
+        Self(Arc::new(Inner { endpoint, options, pool, terms: OnceCell::new() }))
     }
 
     /// Which server this is.

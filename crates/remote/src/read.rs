@@ -1,6 +1,11 @@
 //! ByteStream.Read: large blobs and parts of blobs, taken up where they were when the stream breaks.
 
-use crate::{Inner, Lease, call::wrong_content, retry::Backoff};
+use crate::{
+    Inner, Lease,
+    call::wrong_content,
+    compression::{Inflate, off_the_reactor},
+    retry::Backoff,
+};
 use bytes::Bytes;
 use futures::StreamExt;
 use mortar_model::{Blob, Context, Digest, Error, Kind, Result};
@@ -11,6 +16,9 @@ use mortar_wire::{
 use std::sync::Arc;
 use tonic::Streaming;
 
+/// Messages without content that may end a compressed stream: checksums, frames that hold nothing.
+const LAST_MESSAGES: usize = 8;
+
 impl Inner {
     /// The bytes from `offset` on. Waits for the first of them, so that a blob that is not there is an error here.
     pub(crate) async fn read_stream(
@@ -20,10 +28,14 @@ impl Inner {
         offset: u64,
         length: u64,
     ) -> Result<Blob> {
+        // The protocol has no limits on compressed reads: the end of a part could not be said.
+        let to_the_end = offset + length == digest.size();
+        let zstd = to_the_end && self.streams_zstd(context, digest).await?;
         let mut reading = Reading {
             remote: self.clone(),
             context: context.clone(),
             digest,
+            zstd,
             next: offset,
             end: offset + length,
             backoff: Backoff::new(&self.options.retry, context),
@@ -42,6 +54,8 @@ struct Reading {
     remote: Arc<Inner>,
     context: Context,
     digest: Digest,
+    /// The server compresses; offsets count content all the same.
+    zstd: bool,
     next: u64,
     end: u64,
     backoff: Backoff,
@@ -50,6 +64,8 @@ struct Reading {
 
 struct Open {
     stream: Streaming<ReadResponse>,
+    /// Where the stream is zstd. Absent while a thread works with it.
+    inflate: Option<Inflate>,
     _lease: Lease,
 }
 
@@ -80,7 +96,7 @@ impl Reading {
             None => self.open().await?,
         };
         let chunk = loop {
-            match self.message(&mut open).await? {
+            match self.content(&mut open).await? {
                 Some(chunk) if chunk.is_empty() => {}
                 Some(chunk) => break chunk,
                 None => return Err(self.truncated()),
@@ -94,8 +110,9 @@ impl Reading {
     }
 
     async fn open(&self) -> Result<Open> {
+        let name = if self.zstd { Resource::zstd_read_name } else { Resource::read_name };
         let request = ReadRequest {
-            resource_name: Resource::read_name(&self.context.instance, self.digest),
+            resource_name: name(&self.context.instance, self.digest),
             read_offset: self.next.cast_signed(),
             // The end of the blob is said by 0: some servers refuse limits that reach past it.
             read_limit: if self.end == self.digest.size() { 0 } else { (self.end - self.next).cast_signed() },
@@ -105,7 +122,28 @@ impl Reading {
         let idle = Some(self.remote.options.idle_timeout);
         let stream =
             self.remote.timely(&self.context, idle, call).await.map_err(|error| self.named(error))?;
-        Ok(Open { stream: stream.into_inner(), _lease: lease })
+        let inflate = if self.zstd { Some(Inflate::new()?) } else { None };
+        Ok(Open { stream: stream.into_inner(), inflate, _lease: lease })
+    }
+
+    /// The next content; none at the end of the stream.
+    async fn content(&self, open: &mut Open) -> Result<Option<Bytes>> {
+        let Some(mut inflate) = open.inflate.take() else { return self.message(open).await };
+        if inflate.is_hungry() {
+            match self.message(open).await? {
+                Some(frames) => inflate.feed(frames),
+                None => return Ok(None),
+            }
+        }
+        // One byte more than there may be, to see whether there is one.
+        let (digest, limit) = (self.digest, self.end - self.next + 1);
+        let step = move || match inflate.step(limit) {
+            Ok(content) => Ok((content, inflate)),
+            Err(error) => Err(wrong_content(digest, format!("what is no zstd: {error}"))),
+        };
+        let (content, inflate) = off_the_reactor(step).await?;
+        open.inflate = Some(inflate);
+        Ok(Some(content))
     }
 
     async fn message(&self, open: &mut Open) -> Result<Option<Bytes>> {
@@ -117,10 +155,14 @@ impl Reading {
     /// Hears the stream out, so that it ends and is not broken off. All bytes are here: only more of them would be wrong.
     async fn finish(&mut self) -> Result<()> {
         let Some(mut open) = self.open.take() else { return Ok(()) };
-        match self.message(&mut open).await {
-            Ok(Some(more)) if !more.is_empty() => Err(self.too_long()),
-            _ => Ok(()),
+        for _ in 0..LAST_MESSAGES {
+            match self.content(&mut open).await {
+                Ok(Some(more)) if more.is_empty() && self.zstd => {}
+                Ok(Some(more)) if !more.is_empty() => return Err(self.too_long()),
+                _ => return Ok(()),
+            }
         }
+        Ok(())
     }
 
     fn named(&self, error: Error) -> Error {

@@ -3,7 +3,7 @@
 //! Content at hand can be resumed anywhere. Content that comes as a stream is consumed once: it can be tried again only
 //! as long as nothing but its first piece was taken, which covers a server that is just being restarted.
 
-use crate::{Inner, retry::Backoff};
+use crate::{Inner, compression::deflated, retry::Backoff};
 use bytes::Bytes;
 use futures::TryStreamExt;
 use mortar_model::{Blame, Blob, ByteStream, Context, Digest, Error, Kind, Result};
@@ -18,11 +18,14 @@ use tonic::{Code, Response, Status};
 impl Inner {
     pub(crate) async fn write_stream(&self, context: &Context, digest: Digest, blob: Blob) -> Result<()> {
         let upload = uuid::Uuid::new_v4().to_string();
+        let zstd = self.streams_zstd(context, digest).await?;
+        let name = if zstd { Resource::zstd_write_name } else { Resource::write_name };
         let mut writing = Writing {
             remote: self,
             context,
             digest,
-            name: Resource::write_name(&context.instance, &upload, digest),
+            name: name(&context.instance, &upload, digest),
+            zstd,
             source: Source::of(blob),
             committed: 0,
             backoff: Backoff::new(&self.options.retry, context),
@@ -37,6 +40,8 @@ struct Writing<'a> {
     context: &'a Context,
     digest: Digest,
     name: String,
+    /// What is sent is compressed. Where an upload is taken up counts content all the same.
+    zstd: bool,
     source: Source,
     /// What the server is known to have.
     committed: u64,
@@ -92,17 +97,27 @@ impl Writing<'_> {
         let request = self.remote.request(self.context, ReceiverStream::new(receiver));
         let call = self.remote.timely(self.context, None, accepted(client.write(request), self.digest));
         let mut call = std::pin::pin!(call);
-        let pump =
-            Pump { name: self.name.clone(), offset, digest: self.digest, chunk: self.remote.options.chunk };
-        let committed = tokio::select! {
+        let mut pump = Pump {
+            name: self.name.clone(),
+            offset,
+            on_stream: offset,
+            zstd: self.zstd,
+            digest: self.digest,
+            chunk: self.remote.options.chunk,
+        };
+        let answer = tokio::select! {
             biased;
-            answer = &mut call => answer?,
+            answer = &mut call => Some(answer?),
             pumped = pump.run(&mut self.source, sender) => {
                 pumped?;
-                call.await?
+                None
             }
         };
-        if committed == self.digest.size() {
+        let (committed, sent_all) = match answer {
+            Some(committed) => (committed, false),
+            None => (call.await?, true),
+        };
+        if self.is_complete(committed, sent_all.then_some(pump.on_stream)) {
             return Ok(());
         }
         let message = format!("the server took {committed} bytes of blob `{}`", self.digest);
@@ -110,14 +125,24 @@ impl Writing<'_> {
     }
 }
 
+impl Writing<'_> {
+    /// Whether an answer says that the whole blob is there. Of compressed uploads, servers tell -1, the bytes on the
+    /// stream, all of which were sent, or the size of the content.
+    fn is_complete(&self, committed: i64, on_stream: Option<u64>) -> bool {
+        let told = u64::try_from(committed).ok();
+        told == Some(self.digest.size())
+            || self.zstd && (committed == -1 || on_stream.is_some() && told == on_stream)
+    }
+}
+
 /// The committed size in an answer. A blob that is already there counts as committed, whichever way the server says so.
 async fn accepted(
     call: impl Future<Output = Result<Response<WriteResponse>, Status>>,
     digest: Digest,
-) -> Result<u64, Status> {
+) -> Result<i64, Status> {
     match call.await {
-        Ok(answer) => Ok(u64::try_from(answer.into_inner().committed_size).unwrap_or(0)),
-        Err(status) if status.code() == Code::AlreadyExists => Ok(digest.size()),
+        Ok(answer) => Ok(answer.into_inner().committed_size),
+        Err(status) if status.code() == Code::AlreadyExists => Ok(digest.size().cast_signed()),
         Err(status) => Err(status),
     }
 }
@@ -207,13 +232,17 @@ async fn filled(stream: &mut ByteStream) -> Result<Bytes> {
 /// Turns content into messages, as fast as they are taken.
 struct Pump {
     name: String,
+    /// In the content.
     offset: u64,
+    /// Where the upload began, and what was sent since: the protocol adds up bytes of content and bytes of frames.
+    on_stream: u64,
+    zstd: bool,
     digest: Digest,
     chunk: usize,
 }
 
 impl Pump {
-    async fn run(mut self, source: &mut Source, messages: mpsc::Sender<WriteRequest>) -> Result<()> {
+    async fn run(&mut self, source: &mut Source, messages: mpsc::Sender<WriteRequest>) -> Result<()> {
         loop {
             // Room first: no content is taken while the one before waits. No room ever again means that the call is
             // over, and its answer tells all.
@@ -226,13 +255,11 @@ impl Pump {
                 let actual = if is_too_long { "more bytes".to_owned() } else { format!("{end} bytes") };
                 return Err(Error::mismatch(self.digest, actual, Blame::Client));
             }
-            room.send(WriteRequest {
-                resource_name: std::mem::take(&mut self.name),
-                write_offset: self.offset.cast_signed(),
-                finish_write: end == size,
-                data,
-            });
-            self.offset = end;
+            let data = if self.zstd { deflated(data).await? } else { data };
+            let write_offset = self.on_stream.cast_signed();
+            (self.offset, self.on_stream) = (end, self.on_stream + data.len() as u64);
+            let (resource_name, finish_write) = (std::mem::take(&mut self.name), end == size);
+            room.send(WriteRequest { resource_name, write_offset, finish_write, data });
             if end == size {
                 return Ok(());
             }

@@ -1,28 +1,50 @@
 //! Capabilities: what is served, and nothing that is not.
 
-use crate::{call, limits};
+use crate::{Ports, call, limits};
 use mortar_model::{ChunkingParameters, DigestFunction};
 use mortar_wire::{
-    chunking_to_wire, function_to_wire,
+    chunking_to_wire, function_to_wire, lease,
     reapi::{
         self, ActionCacheUpdateCapabilities, CacheCapabilities, ExecutionCapabilities,
         GetCapabilitiesRequest, PriorityCapabilities, ServerCapabilities, capabilities_server::Capabilities,
-        priority_capabilities, symlink_absolute_path_strategy,
+        compressor, priority_capabilities, symlink_absolute_path_strategy,
     },
     semver::SemVer,
 };
+use std::time::Duration;
 use tonic::{Request, Response, Status};
 
 /// Answers GetCapabilities.
 pub(crate) struct Service {
     executes: bool,
     chunking: Option<ChunkingParameters>,
+    compresses: bool,
+    lease: Option<Duration>,
 }
 
 impl Service {
-    /// `chunking` is how blobs are cut, if they are.
-    pub(crate) fn new(executes: bool, chunking: Option<ChunkingParameters>) -> Self {
-        Self { executes, chunking }
+    pub(crate) fn new(ports: &Ports) -> Self {
+        let (executes, compresses) = (ports.executor.is_some(), ports.encoded.is_some());
+        let chunking = ports.chunks.as_ref().map(|chunks| chunks.parameters());
+        Self { executes, chunking, compresses, lease: ports.lease }
+    }
+
+    fn cache(&self) -> CacheCapabilities {
+        let compressors: Vec<i32> =
+            self.compresses.then_some(compressor::Value::Zstd.into()).into_iter().collect();
+        let mut cache = CacheCapabilities {
+            digest_functions: functions(),
+            action_cache_update_capabilities: Some(ActionCacheUpdateCapabilities { update_enabled: true }),
+            max_batch_total_size_bytes: limits::MAX_BATCH.cast_signed(),
+            symlink_absolute_path_strategy: symlink_absolute_path_strategy::Value::Disallowed.into(),
+            supported_compressors: compressors.clone(),
+            supported_batch_update_compressors: compressors,
+            ..CacheCapabilities::default()
+        };
+        if let Some(parameters) = self.chunking {
+            chunking_to_wire(parameters, &mut cache);
+        }
+        cache
     }
 }
 
@@ -33,29 +55,19 @@ impl Capabilities for Service {
         request: Request<GetCapabilitiesRequest>,
     ) -> Result<Response<ServerCapabilities>, Status> {
         call::context(request.metadata(), &request.get_ref().instance_name)?;
-        Ok(Response::new(ServerCapabilities {
-            cache_capabilities: Some(cache(self.chunking)),
+        let mut response = Response::new(ServerCapabilities {
+            cache_capabilities: Some(self.cache()),
             execution_capabilities: self.executes.then(execution),
             deprecated_api_version: None,
             low_api_version: Some(version(2, 0)),
             // 2.12 and 2.13 are about chunks.
             high_api_version: Some(version(2, if self.chunking.is_some() { 13 } else { 11 })),
-        }))
+        });
+        if let Some(lease) = self.lease {
+            lease::to_headers(lease, response.metadata_mut());
+        }
+        Ok(response)
     }
-}
-
-fn cache(chunking: Option<ChunkingParameters>) -> CacheCapabilities {
-    let mut cache = CacheCapabilities {
-        digest_functions: functions(),
-        action_cache_update_capabilities: Some(ActionCacheUpdateCapabilities { update_enabled: true }),
-        max_batch_total_size_bytes: limits::MAX_BATCH.cast_signed(),
-        symlink_absolute_path_strategy: symlink_absolute_path_strategy::Value::Disallowed.into(),
-        ..CacheCapabilities::default()
-    };
-    if let Some(parameters) = chunking {
-        chunking_to_wire(parameters, &mut cache);
-    }
-    cache
 }
 
 fn execution() -> ExecutionCapabilities {

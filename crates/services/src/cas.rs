@@ -1,10 +1,12 @@
-//! ContentAddressableStorage: look-ups, batches and trees; chunks are in `chunks`.
+//! ContentAddressableStorage: look-ups, batches and trees; chunks are in `chunks`. Batches take and give zstd where the
+//! client says so.
 
-use crate::{call, chunks, limits, tree};
-use bytes::Bytes;
-use futures::{StreamExt, stream::BoxStream};
+use crate::{Ports, budget::Budget, call, chunks, limits, tree};
+use bytes::{Bytes, BytesMut};
+use futures::{StreamExt, TryStreamExt, stream::BoxStream};
 use mortar_model::{
-    BlobStore, BlobStoreExt, Chunks, Context, Digest, DigestFunction, DigestSet, Error, Result,
+    BlobStore, BlobStoreExt, ByteStream, Context, Digest, DigestFunction, DigestSet, EncodedBlobs, Encoding,
+    Error, Range, Result,
 };
 use mortar_wire::{
     Functioned, digest_to_wire, digests_to_wire,
@@ -24,12 +26,15 @@ use tonic::{Request, Response, Status, Streaming};
 /// Answers for the blobs.
 pub(crate) struct Service {
     blobs: Arc<dyn BlobStore>,
+    encoded: Option<Arc<dyn EncodedBlobs>>,
     chunks: chunks::Handlers,
+    budget: Budget,
 }
 
 impl Service {
-    pub(crate) fn new(blobs: Arc<dyn BlobStore>, chunks: Option<Arc<dyn Chunks>>) -> Self {
-        Self { blobs, chunks: chunks::Handlers::new(chunks) }
+    pub(crate) fn new(ports: &Ports, budget: Budget) -> Self {
+        let chunks = chunks::Handlers::new(ports.chunks.clone());
+        Self { blobs: ports.blobs.clone(), encoded: ports.encoded.clone(), chunks, budget }
     }
 
     async fn missing(
@@ -53,8 +58,9 @@ impl Service {
         request: BatchUpdateBlobsRequest,
     ) -> Result<BatchUpdateBlobsResponse> {
         let function = request.function()?;
-        let total = request.requests.iter().map(|one| one.data.len() as u64).sum();
+        let total = request.requests.iter().map(weight).fold(0, u64::saturating_add);
         check_total("the blobs of this batch", total)?;
+        let _share = self.budget.claim(total as usize);
         let writes = request.requests.into_iter().map(|one| {
             let digest = one.digest.clone();
             async move {
@@ -73,13 +79,18 @@ impl Service {
         one: batch_update_blobs_request::Request,
     ) -> Result<()> {
         let digest = required_digest("requests.digest", function, one.digest)?;
-        if one.compressor != compressor::Value::Identity as i32 {
-            let message =
-                format!("blob `{digest}`: the compressor {} is not served in batches", one.compressor);
-            return Err(Error::invalid("requests.compressor", message)
-                .hint("send the blob uncompressed, as the capabilities say"));
+        match (compressor::Value::try_from(one.compressor), &self.encoded) {
+            (Ok(compressor::Value::Identity), _) => self.blobs.write_bytes(context, digest, one.data).await,
+            (Ok(compressor::Value::Zstd), Some(encoded)) => {
+                encoded.write_zstd(context, digest, one.data).await
+            }
+            _ => {
+                let message =
+                    format!("blob `{digest}`: the compressor {} is not served in batches", one.compressor);
+                Err(Error::invalid("requests.compressor", message)
+                    .hint("send the blob uncompressed, as the capabilities say"))
+            }
         }
-        self.blobs.write_bytes(context, digest, one.data).await
     }
 
     async fn read(
@@ -91,23 +102,65 @@ impl Service {
         let digests =
             request.digests.into_iter().map(|digest| required_digest("digests", function, Some(digest)));
         let digests: Vec<Digest> = digests.collect::<Result<_>>()?;
-        check_total("the blobs asked for", digests.iter().map(Digest::size).fold(0, u64::saturating_add))?;
+        let total = digests.iter().map(Digest::size).fold(0, u64::saturating_add);
+        check_total("the blobs asked for", total)?;
+        let _share = self.budget.take(total as usize).await;
+        let zstd = request.acceptable_compressors.contains(&compressor::Value::Zstd.into());
         let reads = digests.into_iter().map(|digest| async move {
-            let read = self.blobs.read_all(context, digest, limits::MAX_BATCH).await;
-            let (data, status) = match read {
-                Ok(data) => (data, rpc::Status::default()),
-                Err(error) => (Bytes::new(), rpc_status(Err(error))),
+            let (encoding, data, status) = match self.read_one(context, digest, zstd).await {
+                Ok((encoding, data)) => (encoding, data, rpc::Status::default()),
+                Err(error) => (Encoding::Identity, Bytes::new(), rpc_status(Err(error))),
             };
             batch_read_blobs_response::Response {
                 digest: Some(digest_to_wire(digest)),
                 data,
-                compressor: compressor::Value::Identity.into(),
+                compressor: match encoding {
+                    Encoding::Identity => compressor::Value::Identity.into(),
+                    Encoding::Zstd => compressor::Value::Zstd.into(),
+                },
                 status: Some(status),
             }
         });
         let responses = futures::stream::iter(reads).buffered(limits::BATCH_PARALLELISM).collect().await;
         Ok(BatchReadBlobsResponse { responses })
     }
+
+    /// One blob, as zstd where the client takes that and it is shorter.
+    async fn read_one(&self, context: &Context, digest: Digest, zstd: bool) -> Result<(Encoding, Bytes)> {
+        let encoded = self.encoded.as_ref().filter(|_| zstd && digest.size() >= SHORTEST_COMPRESSED);
+        if let Some(encoded) = encoded
+            && let Some(frames) =
+                shorter(encoded.read_zstd(context, digest, Range::ALL).await?, digest).await?
+        {
+            return Ok((Encoding::Zstd, frames));
+        }
+        let data = self.blobs.read_all(context, digest, limits::MAX_BATCH).await?;
+        Ok((Encoding::Identity, data))
+    }
+}
+
+/// Blobs below this do not get shorter.
+const SHORTEST_COMPRESSED: u64 = 64;
+
+/// These frames, if they are shorter than the blob that they hold.
+async fn shorter(mut frames: ByteStream, digest: Digest) -> Result<Option<Bytes>> {
+    let mut whole = BytesMut::new();
+    while let Some(piece) = frames.try_next().await? {
+        if (whole.len() + piece.len()) as u64 >= digest.size() {
+            return Ok(None);
+        }
+        whole.extend_from_slice(&piece);
+    }
+    Ok(Some(whole.freeze()))
+}
+
+/// What a blob counts in a batch: what is sent of it or, where that is more, what it is once it is decompressed.
+fn weight(one: &batch_update_blobs_request::Request) -> u64 {
+    let content = match one.compressor == i32::from(compressor::Value::Identity) {
+        true => 0,
+        false => one.digest.as_ref().and_then(|digest| u64::try_from(digest.size_bytes).ok()).unwrap_or(0),
+    };
+    content.max(one.data.len() as u64)
 }
 
 #[tonic::async_trait]

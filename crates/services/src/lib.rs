@@ -4,11 +4,13 @@
 //! [`router`] shows every service with its limits; `mortar-server` and the companion decide what stands behind the ports.
 
 mod action_cache;
-mod bytestream;
+mod budget;
+pub mod bytestream;
 mod call;
 mod capabilities;
 mod cas;
 mod chunks;
+mod content;
 mod execution;
 mod http_cache;
 mod inline;
@@ -20,9 +22,12 @@ mod traffic;
 mod tree;
 
 use axum::Router;
-use mortar_model::{ActionCache, BlobStore, Chunks, Executor, HashIndex, UploadSessions, Values};
-use mortar_wire::{bytestream::byte_stream_server::ByteStreamServer, reapi};
-use std::sync::Arc;
+use budget::Budget;
+use mortar_model::{
+    ActionCache, BlobStore, Chunks, EncodedBlobs, Executor, HashIndex, UploadSessions, Values,
+};
+use mortar_wire::reapi;
+use std::{sync::Arc, time::Duration};
 
 pub use operations::{OperationSummary, Operations};
 pub use traffic::Traffic;
@@ -34,6 +39,8 @@ pub struct Ports {
     pub blobs: Arc<dyn BlobStore>,
     /// Action results.
     pub actions: Arc<dyn ActionCache>,
+    /// Blobs as zstd frames, if they are served; then `uploads` take frames too.
+    pub encoded: Option<Arc<dyn EncodedBlobs>>,
     /// Uploads that resume.
     pub uploads: Arc<dyn UploadSessions>,
     /// Blobs by hash alone, for HTTP.
@@ -44,6 +51,8 @@ pub struct Ports {
     pub chunks: Option<Arc<dyn Chunks>>,
     /// Executes actions; a server without it is a cache.
     pub executor: Option<Arc<dyn Executor>>,
+    /// How long what is called present stays, if that is promised.
+    pub lease: Option<Duration>,
 }
 
 /// Every service of the protocol and the HTTP cache, ready for [`listener::serve`]. `more` brings gRPC services and
@@ -54,26 +63,19 @@ pub fn router(ports: &Ports, operations: Option<Operations>, more: Router) -> Ro
         content_addressable_storage_server::ContentAddressableStorageServer,
         execution_server::ExecutionServer,
     };
-    let chunking = ports.chunks.as_ref().map(|chunks| chunks.parameters());
+    let budget = Budget::new(limits::IN_FLIGHT);
     let mut routes = tonic::service::Routes::builder();
     routes
-        .add_service(CapabilitiesServer::new(capabilities::Service::new(ports.executor.is_some(), chunking)))
+        .add_service(CapabilitiesServer::new(capabilities::Service::new(ports)))
         .add_service(
-            ContentAddressableStorageServer::new(cas::Service::new(
-                ports.blobs.clone(),
-                ports.chunks.clone(),
-            ))
-            .max_decoding_message_size(limits::MAX_MESSAGE)
-            .max_encoding_message_size(limits::MAX_MESSAGE),
+            ContentAddressableStorageServer::new(cas::Service::new(ports, budget.clone()))
+                .max_decoding_message_size(limits::MAX_MESSAGE)
+                .max_encoding_message_size(limits::MAX_MESSAGE),
         )
         .add_service(
             ActionCacheServer::new(action_cache::Service::new(ports.actions.clone(), ports.blobs.clone()))
                 .max_decoding_message_size(limits::MAX_MESSAGE)
                 .max_encoding_message_size(limits::MAX_MESSAGE),
-        )
-        .add_service(
-            ByteStreamServer::new(bytestream::Service::new(ports.blobs.clone(), ports.uploads.clone()))
-                .max_decoding_message_size(limits::MAX_MESSAGE),
         )
         .add_service(introspection::health())
         .add_service(introspection::reflection())
@@ -81,11 +83,12 @@ pub fn router(ports: &Ports, operations: Option<Operations>, more: Router) -> Ro
     if let Some(operations) = operations {
         routes.add_service(ExecutionServer::new(execution::Service::new(operations, ports.blobs.clone())));
     }
-    let http = Arc::new(http_cache::HttpCache::new(ports));
+    let http = Arc::new(http_cache::HttpCache::new(ports, budget.clone()));
     routes
         .routes()
         .into_axum_router()
         .reset_fallback()
+        .merge(bytestream::Service::new(ports, budget.clone()).routes())
         .merge(more)
         .fallback(move |request: axum::extract::Request| http_cache::handle(http.clone(), request))
 }

@@ -8,6 +8,12 @@ pub const MAX_MESSAGE: usize = 16 << 20;
 pub const MAX_SESSION_MESSAGE: usize = 64 << 20;
 /// Bytes of content in one message of a stream.
 pub const CHUNK: usize = 1 << 20;
+/// Bytes of content that stores give at a time, as a rule.
+pub const PIECE: usize = 256 << 10;
+/// The largest message that asks for a read: little more than a name.
+pub const MAX_READ_REQUEST: usize = 64 << 10;
+/// Bytes of content on their way in or out, over all calls; see `budget`.
+pub const IN_FLIGHT: usize = 16 << 20;
 /// The largest message of the protocol (Action, Command, Directory) that is read from the CAS.
 pub const MAX_PROTO_BLOB: u64 = 16 << 20;
 /// stdout, stderr and files that are put into one result.

@@ -25,10 +25,13 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-/// Windows and frames: large enough that one stream fills a fast link.
+/// What a client may send that nobody has read yet: of one stream enough to fill a fast link, of one connection as
+/// much, or its part of what all connections may have, whichever is less. A frame is what a stream holds at the least.
 const STREAM_WINDOW: u32 = 2 << 20;
 const CONNECTION_WINDOW: u32 = 8 << 20;
-const FRAME: u32 = 1 << 20;
+const LEAST_CONNECTION_WINDOW: u32 = 256 << 10;
+const ALL_WINDOWS: u32 = 32 << 20;
+const FRAME: u32 = 256 << 10;
 const SEND_BUFFER: usize = 256 << 10;
 /// Streams that one connection may have open; each client connection of Bazel uses up to 100.
 const STREAMS: u32 = 4_096;
@@ -170,8 +173,8 @@ async fn make_room(path: &Path) -> io::Result<()> {
 pub async fn serve(listener: Listener, router: Router, stop: impl Future<Output = ()>) {
     let Listener { socket, traffic } = listener;
     let graceful = GracefulShutdown::new();
-    let (closing, told) = (CancellationToken::new(), Told::default());
-    let server = Server { builder: builder(), router, traffic, graceful, closing, told };
+    let (closing, open, told) = (CancellationToken::new(), Arc::new(()), Told::default());
+    let server = Server { router, traffic, graceful, closing, open, told };
     let mut stop = std::pin::pin!(stop);
     loop {
         tokio::select! {
@@ -186,12 +189,13 @@ pub async fn serve(listener: Listener, router: Router, stop: impl Future<Output 
 }
 
 struct Server {
-    builder: auto::Builder<TokioExecutor>,
     router: Router,
     traffic: Traffic,
     graceful: GracefulShutdown,
     /// Nothing new is begun.
     closing: CancellationToken,
+    /// One for each connection that is open.
+    open: Arc<()>,
     told: Told,
 }
 
@@ -237,11 +241,11 @@ impl Server {
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        let (builder, router, watcher) = (self.builder.clone(), self.router.clone(), self.graceful.watcher());
-        let traffic = self.traffic.clone();
+        let (router, watcher) = (self.router.clone(), self.graceful.watcher());
+        let (traffic, open) = (self.traffic.clone(), self.open.clone());
         tokio::spawn(async move {
             let Some(stream) = stream.await else { return };
-            let connection = builder
+            let connection = builder(window(Arc::strong_count(&open) - 1))
                 .serve_connection(TokioIo::new(traffic.count(stream)), TowerToHyperService::new(router))
                 .into_owned();
             if let Err(error) = watcher.watch(connection).await {
@@ -257,14 +261,20 @@ async fn back_off(error: io::Error) {
     tokio::time::sleep(Duration::from_millis(50)).await;
 }
 
-fn builder() -> auto::Builder<TokioExecutor> {
+/// The window of a connection, when so many are open, itself included.
+fn window(connections: usize) -> u32 {
+    let connections = u32::try_from(connections).unwrap_or(u32::MAX).max(1);
+    (ALL_WINDOWS / connections).clamp(LEAST_CONNECTION_WINDOW, CONNECTION_WINDOW)
+}
+
+fn builder(window: u32) -> auto::Builder<TokioExecutor> {
     let mut builder = auto::Builder::new(TokioExecutor::new());
     builder.http1().timer(TokioTimer::new()).keep_alive(true);
     builder
         .http2()
         .timer(TokioTimer::new())
         .initial_stream_window_size(STREAM_WINDOW)
-        .initial_connection_window_size(CONNECTION_WINDOW)
+        .initial_connection_window_size(window)
         .max_frame_size(FRAME)
         .max_send_buf_size(SEND_BUFFER)
         .max_concurrent_streams(STREAMS)
@@ -316,6 +326,15 @@ async fn refuse_tls(mut stream: TcpStream) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn connections_share_what_may_be_sent() {
+        for (connections, expected) in
+            [(0, 8 << 20), (1, 8 << 20), (4, 8 << 20), (8, 4 << 20), (1000, 256 << 10)]
+        {
+            assert_eq!(window(connections), expected, "{connections}");
+        }
+    }
 
     #[test]
     fn a_host_is_news_once_a_minute() {

@@ -8,6 +8,7 @@ mod chunks;
 mod codec;
 mod digest;
 mod execution;
+pub mod lease;
 mod merkle;
 pub mod metadata;
 pub mod resource;

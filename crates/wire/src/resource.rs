@@ -48,6 +48,16 @@ impl Resource {
         format!("{}blobs/{}", prefix(instance), path(digest))
     }
 
+    /// The name of a whole blob for reading it as zstd.
+    pub fn zstd_read_name(instance: &InstanceName, digest: Digest) -> String {
+        format!("{}compressed-blobs/zstd/{}", prefix(instance), path(digest))
+    }
+
+    /// The name of an upload of zstd frames.
+    pub fn zstd_write_name(instance: &InstanceName, upload: &str, digest: Digest) -> String {
+        format!("{}uploads/{upload}/compressed-blobs/zstd/{}", prefix(instance), path(digest))
+    }
+
     /// The name of an upload.
     pub fn write_name(instance: &InstanceName, upload: &str, digest: Digest) -> String {
         format!("{}uploads/{upload}/blobs/{}", prefix(instance), path(digest))
@@ -155,6 +165,16 @@ mod tests {
             Resource::parse_write(&Resource::write_name(&InstanceName::parse("x").unwrap(), "u", blake))
                 .unwrap();
         assert_eq!((named.digest, named.instance.as_str()), (blake, "x"));
+        let instance = InstanceName::parse("x").unwrap();
+        for named in [
+            Resource::parse_read(&Resource::zstd_read_name(&instance, blake)).unwrap(),
+            Resource::parse_write(&Resource::zstd_write_name(&instance, "u", blake)).unwrap(),
+        ] {
+            assert_eq!(
+                (named.digest, named.instance, named.encoding),
+                (blake, instance.clone(), Encoding::Zstd)
+            );
+        }
     }
 
     #[test]

@@ -103,11 +103,13 @@ async fn start(executor: Option<Arc<dyn Executor>>, directory: &Path) -> String 
     let ports = Ports {
         blobs: store.clone(),
         actions: Arc::new(Completeness::new(results, store.clone(), Arc::new(Protobuf))),
+        encoded: None,
         uploads: store.clone(),
         index: store.clone(),
         values: store,
         chunks: None,
         executor: executor.clone(),
+        lease: None,
     };
     let router = mortar_services::router(&ports, executor.map(Operations::new), Default::default());
     let listener = Listener::bind(&"127.0.0.1:0".parse().unwrap()).await.unwrap();

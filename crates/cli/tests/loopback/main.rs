@@ -8,9 +8,13 @@ mod executing;
 use mortar_model::Context;
 use mortar_remote::{Endpoint, Options, Remote, Retry};
 use mortar_server::assemble::{Server, Settings};
-use mortar_services::listener::{self, Listener};
+use mortar_services::{
+    Ports,
+    listener::{self, Listener},
+};
+use mortar_store::{Completeness, MemoryStore, Results};
 use mortar_testkit::conformance::{Subject, assert_conforms};
-use std::{path::Path, sync::Arc};
+use std::{path::Path, sync::Arc, time::Duration};
 
 /// A server in this process, over a store of its own in `directory`.
 async fn serve(address: &str, directory: &Path) -> String {
@@ -48,6 +52,38 @@ async fn the_loopback_conforms_over_tcp() {
     let capabilities = remote.capabilities(&Context::internal()).await.unwrap();
     assert_eq!(capabilities.digest_functions, mortar_model::DigestFunction::ALL);
     assert!(capabilities.execution && capabilities.action_cache_updates);
+}
+
+/// All blobs as zstd, over a store that takes and gives that.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_loopback_conforms_with_compression() {
+    let store = MemoryStore::new(2 << 30);
+    let codec = Arc::new(mortar_wire::Protobuf);
+    let results = Arc::new(Results::new(store.clone(), codec.clone()));
+    let ports = Ports {
+        blobs: store.clone(),
+        encoded: Some(store.clone()),
+        actions: Arc::new(Completeness::new(results, store.clone(), codec)),
+        uploads: store.clone(),
+        index: store.clone(),
+        values: store,
+        chunks: None,
+        executor: None,
+        lease: Some(Duration::from_secs(3_600)),
+    };
+    let listener = Listener::bind(&"127.0.0.1:0".parse().unwrap()).await.unwrap();
+    let url = listener.url();
+    let router = mortar_services::router(&ports, None, Default::default());
+    tokio::spawn(listener::serve(listener, router, std::future::pending()));
+    for small_blob in [64 << 10, 0] {
+        let retry = Retry::NEVER;
+        let options = Options { compression: true, small_blob, chunk: 100_000, retry, ..Options::default() };
+        let remote = Endpoint::connect(&url, options).unwrap();
+        assert_conforms(&subject(&remote).await).await;
+        let capabilities = remote.capabilities(&Context::internal()).await.unwrap();
+        assert!(capabilities.zstd_streams && capabilities.zstd_batches);
+        assert_eq!(capabilities.lease, ports.lease);
+    }
 }
 
 /// Nothing in batches, small pieces, unary calls for chunks, one connection, nothing tried twice: what succeeds does so

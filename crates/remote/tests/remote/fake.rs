@@ -44,16 +44,26 @@ pub enum Fault {
     Hang,
 }
 
+const ZSTD: i32 = reapi::compressor::Value::Zstd as i32;
+
 #[derive(Default)]
 pub struct State {
     pub blobs: HashMap<Digest, Bytes>,
     /// Bytes committed, by resource name.
     pub uploads: HashMap<String, Vec<u8>>,
+    /// Where the last call of a compressed upload is, by the protocol's sum of content and frames.
+    pub on_stream: i64,
     pub results: HashMap<String, reapi::ActionResult>,
     faults: HashMap<&'static str, VecDeque<Fault>>,
     /// Calls as they came.
     pub log: Vec<String>,
     pub max_batch: i64,
+    /// It takes and gives zstd.
+    pub zstd: bool,
+    /// What is told as committed at the end of a compressed upload, if not the bytes on the stream.
+    pub zstd_committed: Option<i64>,
+    /// It promises a lease of so many seconds.
+    pub lease: Option<u64>,
     pub metadata: Option<mortar_model::RequestMetadata>,
 }
 
@@ -155,12 +165,22 @@ impl Capabilities for Fake {
         _: Request<reapi::GetCapabilitiesRequest>,
     ) -> Result<Response<reapi::ServerCapabilities>, Status> {
         self.simple("GetCapabilities", "").await?;
+        let state = self.0.lock();
+        let compressors = if state.zstd { vec![ZSTD] } else { vec![] };
         let cache = reapi::CacheCapabilities {
             digest_functions: vec![1, 9, 3],
-            max_batch_total_size_bytes: self.0.lock().max_batch,
+            max_batch_total_size_bytes: state.max_batch,
+            supported_compressors: compressors.clone(),
+            supported_batch_update_compressors: compressors,
             ..Default::default()
         };
-        Ok(Response::new(reapi::ServerCapabilities { cache_capabilities: Some(cache), ..Default::default() }))
+        let capabilities =
+            reapi::ServerCapabilities { cache_capabilities: Some(cache), ..Default::default() };
+        let mut answer = Response::new(capabilities);
+        if let Some(lease) = state.lease {
+            answer.metadata_mut().insert("mortar-lease-seconds", lease.into());
+        }
+        Ok(answer)
     }
 }
 
@@ -184,8 +204,12 @@ impl ContentAddressableStorage for Fake {
         let request = request.into_inner();
         self.simple("BatchUpdateBlobs", request.requests.len()).await?;
         let mut state = self.0.lock();
-        let answer = |entry: reapi::batch_update_blobs_request::Request| {
+        let answer = |mut entry: reapi::batch_update_blobs_request::Request| {
             let named = parsed(entry.digest.clone());
+            if entry.compressor == ZSTD {
+                state.log.push(format!("a compressed blob of {} bytes", named.size()));
+                entry.data = zstd::decode_all(&entry.data[..]).unwrap().into();
+            }
             let code =
                 if digest(&entry.data) == named { tonic::Code::Ok } else { tonic::Code::InvalidArgument };
             state.blobs.insert(named, entry.data);
@@ -208,9 +232,15 @@ impl ContentAddressableStorage for Fake {
         let answer = |digest: reapi::Digest| {
             let found = state.blobs.get(&parsed(Some(digest.clone()))).cloned();
             let code = if found.is_some() { tonic::Code::Ok } else { tonic::Code::NotFound };
-            let data = if corrupt { Bytes::from_static(b"corrupt") } else { found.unwrap_or_default() };
+            let (mut data, mut compressor) = (found.unwrap_or_default(), 0);
+            if state.zstd && request.acceptable_compressors.contains(&ZSTD) {
+                (data, compressor) = (zstd::encode_all(&data[..], 1).unwrap().into(), ZSTD);
+            }
+            if corrupt {
+                data = Bytes::from_static(b"corrupt");
+            }
             let (digest, status) = (Some(digest), status(code));
-            reapi::batch_read_blobs_response::Response { digest, data, compressor: 0, status }
+            reapi::batch_read_blobs_response::Response { digest, data, compressor, status }
         };
         // In another order than asked, as is allowed.
         let responses = request.digests.into_iter().rev().map(answer).collect();

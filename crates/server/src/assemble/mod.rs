@@ -9,6 +9,8 @@
 //! Both ends of rewinding are the same: it reads from the disk, runs actions on the queue, and asks the results who made
 //! what.
 
+mod encoded;
+
 use crate::{
     look_up::LookUp,
     requirements::StoredActions,
@@ -17,6 +19,7 @@ use crate::{
     worker_sessions,
 };
 use axum::Router;
+use encoded::Encoded;
 use mortar_model::{ActionCache, BlobStore, ChunkingParameters, Codec, LocalFiles, Result, SystemClock};
 use mortar_scheduler::{QueueExecutor, Scheduler};
 use mortar_services::{Operations, Ports, limits, listener::Listener};
@@ -84,12 +87,14 @@ impl Server {
         let executor = Arc::new(LookUp::new(actions.clone(), Arc::new(rewinder.clone())));
         let ports = Ports {
             blobs: rewinding.clone(),
+            encoded: Some(Arc::new(Encoded::new(store.clone(), rewinding.clone()))),
             actions: actions.clone(),
             uploads: store.clone(),
             index: rewinding,
             values: store.clone(),
             chunks: Some(Arc::new(chunked)),
             executor: Some(executor.clone()),
+            lease: Some(store.lease()),
         };
         let operations = Operations::new(executor);
         Ok(Self {

@@ -1,6 +1,6 @@
 //! The HTTP cache over HTTP/1.1 and HTTP/2 on the same port as gRPC.
 
-use crate::support::{Server, digest, server};
+use crate::support::{Server, compressing_server, digest, server, text};
 use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full};
@@ -24,12 +24,22 @@ impl Http {
     }
 
     async fn call(&self, method: &str, path: &str, body: impl Into<Bytes>) -> Response<Bytes> {
+        self.call_with(method, path, &[], body).await
+    }
+
+    async fn call_with(
+        &self,
+        method: &str,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: impl Into<Bytes>,
+    ) -> Response<Bytes> {
         let request = Request::builder()
             .method(Method::from_bytes(method.as_bytes()).unwrap())
             .uri(format!("{}{path}", self.base))
-            .header("user-agent", self.agent)
-            .body(Full::new(body.into()))
-            .unwrap();
+            .header("user-agent", self.agent);
+        let request = headers.iter().fold(request, |request, (name, value)| request.header(*name, *value));
+        let request = request.body(Full::new(body.into())).unwrap();
         let (head, body) = self.client.request(request).await.unwrap().into_parts();
         Response::from_parts(head, body.collect().await.unwrap().to_bytes())
     }
@@ -128,4 +138,66 @@ async fn webdav_and_lost_visitors() {
     let lost = http.call("GET", "/wherever", "").await;
     assert_eq!(lost.status(), StatusCode::NOT_FOUND);
     assert!(String::from_utf8_lossy(lost.body()).contains("grpc://HOST:PORT"));
+}
+
+#[tokio::test]
+async fn blobs_come_as_zstd_where_that_is_welcome() {
+    let server = compressing_server().await;
+    let http = Http::new(&server, false, "curl/8");
+    let (digest, text) = text(300_000);
+    server.keep(text.clone()).await;
+    let path = format!("/cas/{}", digest.hex());
+    let zstd = http.call_with("GET", &path, &[("accept-encoding", "gzip, zstd")], "").await;
+    assert_eq!(
+        (&zstd.headers()["content-encoding"], &zstd.headers()["vary"]),
+        (&"zstd".parse().unwrap(), &"accept-encoding".parse().unwrap())
+    );
+    assert!(zstd.body().len() < text.len() / 2 && !zstd.headers().contains_key("content-length"));
+    assert!(zstd::decode_all(&zstd.body()[..]).unwrap() == text);
+    for (method, headers) in [
+        ("GET", &[][..]),
+        ("GET", &[("accept-encoding", "gzip")]),
+        ("GET", &[("accept-encoding", "zstd"), ("range", "bytes=1-2")]),
+        ("HEAD", &[("accept-encoding", "zstd")]),
+    ] {
+        let plain = http.call_with(method, &path, headers, "").await;
+        assert_eq!(plain.headers()["content-length"], text.len().to_string());
+        assert!(
+            !plain.headers().contains_key("content-encoding") && plain.headers()["vary"] == "accept-encoding"
+        );
+        assert!(plain.body() == if method == "GET" { &text[..] } else { b"" });
+    }
+}
+
+#[tokio::test]
+async fn blobs_are_taken_as_zstd() {
+    let (digest, text) = text(300_000);
+    let path = format!("/cas/{}", digest.hex());
+    let frames = zstd::encode_all(&text[..], 3).unwrap();
+    let size = text.len().to_string();
+    let headers = [("content-encoding", "zstd"), ("x-digest-sizebytes", &*size)];
+
+    let server = server().await;
+    let refused = Http::new(&server, false, "curl/8").call_with("PUT", &path, &headers, frames.clone()).await;
+    assert_eq!(refused.status(), StatusCode::UNSUPPORTED_MEDIA_TYPE);
+
+    let server = compressing_server().await;
+    let http = Http::new(&server, false, "curl/8");
+    let other = zstd::encode_all(&text[1..], 3).unwrap();
+    for (headers, body, needle) in [
+        (&headers[..1], frames.clone(), "X-Digest-SizeBytes"),
+        (&headers[..], frames[..frames.len() / 2].to_vec(), "zstd"),
+        (&headers[..], other, "299999 bytes"),
+        (&headers[..], text.to_vec(), "zstd"),
+    ] {
+        let answer = http.call_with("PUT", &path, headers, body).await;
+        let message = String::from_utf8_lossy(answer.body());
+        assert_eq!(answer.status(), StatusCode::BAD_REQUEST, "{message}");
+        assert!(message.contains(needle), "{message}");
+        assert!(!server.has(digest).await);
+    }
+    for _ in 0..2 {
+        assert_eq!(http.call_with("PUT", &path, &headers, frames.clone()).await.status(), StatusCode::OK);
+        assert!(http.call("GET", &path, "").await.body() == &text);
+    }
 }

@@ -3,9 +3,12 @@
 
 mod bad_input;
 mod chunks;
+mod compression;
 mod executions;
 mod http;
 mod introspection;
 mod listening;
+
+mod streams;
 mod support;
 mod trees;

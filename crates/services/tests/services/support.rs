@@ -13,9 +13,12 @@ use mortar_services::{
 };
 use mortar_store::{ChunkedBlobs, Completeness, MemoryStore, Results};
 use mortar_wire::{Protobuf, reapi};
-use std::sync::{
-    Arc,
-    atomic::{AtomicUsize, Ordering},
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
 };
 use tokio::sync::Notify;
 use tonic::transport::{Channel, Endpoint};
@@ -36,28 +39,45 @@ pub const CHUNKING: ChunkingParameters = ChunkingParameters {
 
 /// Starts a server over memory.
 pub async fn server() -> Server {
-    start(true).await
+    start(|_| {}).await
 }
 
 /// Starts a server over memory that keeps no blobs as chunks.
 pub async fn server_without_chunks() -> Server {
-    start(false).await
+    start(|Parts { ports, .. }| ports.chunks = None).await
 }
 
-async fn start(chunked: bool) -> Server {
+/// Starts a server over memory that serves zstd and promises a lease.
+pub async fn compressing_server() -> Server {
+    start(|Parts { ports, store }| {
+        ports.encoded = Some(store.clone());
+        ports.lease = Some(Duration::from_secs(3 * 60 * 60));
+    })
+    .await
+}
+
+struct Parts<'a> {
+    ports: &'a mut Ports,
+    store: &'a Arc<MemoryStore>,
+}
+
+async fn start(change: impl FnOnce(Parts<'_>)) -> Server {
     let store = MemoryStore::new(256 << 20);
     let executor = Arc::new(FakeExecutor::default());
     let blobs = ChunkedBlobs::new(store.clone(), store.clone(), Some(store.clone()), CHUNKING).unwrap();
     let results = Arc::new(Results::new(store.clone(), Arc::new(Protobuf)));
-    let ports = Ports {
-        chunks: chunked.then(|| Arc::new(blobs.clone()) as Arc<dyn Chunks>),
+    let mut ports = Ports {
+        chunks: Some(Arc::new(blobs.clone())),
         actions: Arc::new(Completeness::new(results, Arc::new(blobs.clone()), Arc::new(Protobuf))),
         blobs: Arc::new(blobs),
+        encoded: None,
         uploads: store.clone(),
         index: store.clone(),
         values: store.clone(),
         executor: Some(executor.clone()),
+        lease: None,
     };
+    change(Parts { ports: &mut ports, store: &store });
     let operations = Operations::new(executor.clone());
     let router = mortar_services::router(&ports, Some(operations), axum::Router::new());
     let listener = Listener::bind(&"127.0.0.1:0".parse().unwrap()).await.unwrap();
@@ -140,6 +160,13 @@ impl Executor for FakeExecutor {
             server_logs: Vec::new(),
         })
     }
+}
+
+/// Text that compresses well, and its digest.
+pub fn text(length: usize) -> (Digest, Bytes) {
+    let text: String = (0..).map(|line| format!("line {line} of the text\n")).take(length / 16 + 1).collect();
+    let text = Bytes::from(text).slice(..length);
+    (digest(&text), text)
 }
 
 /// Waits until a condition holds.

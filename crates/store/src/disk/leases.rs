@@ -180,6 +180,10 @@ impl Leases {
         self.state.lock().stale &= !bits;
     }
 
+    pub fn lease(&self) -> Duration {
+        self.lease
+    }
+
     pub fn running(&self) -> usize {
         self.state.lock().invocations.len()
     }

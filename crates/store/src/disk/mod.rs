@@ -203,6 +203,11 @@ impl DiskStore {
         Ok(Arc::new(Self { shared, uploads, threads }))
     }
 
+    /// How long what was promised stays, where that does not mean that a write is refused.
+    pub fn lease(&self) -> Duration {
+        self.shared.leases.lease()
+    }
+
     /// How the store is doing, now.
     pub fn stats(&self) -> StoreStats {
         let (shared, uploads) = (&self.shared, self.uploads.len() as u64);

@@ -4,14 +4,17 @@
 //! of their own there: they come back as they were put, to clients other than Bazel. Anything before `ac` or `cas` is
 //! the instance; anything between it and the last segment is part of an opaque value's name.
 
-use crate::{Ports, call, limits};
+mod blobs;
+mod encoding;
+
+use crate::{Ports, budget::Budget, call, limits};
 use axum::{body::Body, extract::Request, response::Response};
 use bytes::Bytes;
-use futures::{StreamExt, TryStreamExt};
+use futures::StreamExt;
 use http::{HeaderMap, Method, StatusCode, header};
 use mortar_model::{
     ActionKey, Blame, Blob, ByteStream, Codec, Context, Digest, DigestFunction, Error, InstanceName, Kind,
-    Range, RequestMetadata, Result, context::Lost,
+    RequestMetadata, Result,
 };
 use mortar_wire::Protobuf;
 use std::{sync::Arc, time::Duration};
@@ -22,11 +25,12 @@ const BODY_SILENCE: Duration = Duration::from_secs(60);
 /// The HTTP view of the ports.
 pub(crate) struct HttpCache {
     ports: Ports,
+    budget: Budget,
 }
 
 impl HttpCache {
-    pub(crate) fn new(ports: &Ports) -> Self {
-        Self { ports: ports.clone() }
+    pub(crate) fn new(ports: &Ports, budget: Budget) -> Self {
+        Self { ports: ports.clone(), budget }
     }
 
     async fn answer(&self, request: Request) -> Result<Response> {
@@ -36,7 +40,7 @@ impl HttpCache {
         let context = context(&item, request.headers());
         match (item.space, request.method()) {
             (Space::Cas, &Method::GET | &Method::HEAD) => {
-                self.get_blob(&context, &item, request.method()).await
+                self.get_blob(&context, &item, request.method(), request.headers()).await
             }
             (Space::Cas, &Method::PUT) => self.put_blob(&context, &item, request).await,
             (Space::Ac, &Method::GET | &Method::HEAD) => {
@@ -45,35 +49,6 @@ impl HttpCache {
             (Space::Ac, &Method::PUT) => self.put_value(&context, &item, request).await,
             (_, method) => Ok(not_allowed(method)),
         }
-    }
-
-    async fn get_blob(&self, context: &Context, item: &Item, method: &Method) -> Result<Response> {
-        let hash = item.hash()?;
-        let context = &Context { lost: Lost::Remade, ..context.clone() };
-        let found = self.ports.index.lookup(context, DigestFunction::Sha256, &hash.hash).await?;
-        let digest = found.ok_or_else(|| Error::not_found("blob", hash.hex()))?;
-        let body = if method == Method::HEAD {
-            Body::empty()
-        } else {
-            let blob = self.ports.blobs.read(context, digest, Range::ALL).await?;
-            Body::from_stream(blob.into_stream().inspect_err(call::log))
-        };
-        Ok(content(digest.size(), body))
-    }
-
-    async fn put_blob(&self, context: &Context, item: &Item, request: Request) -> Result<Response> {
-        let hash = item.hash()?;
-        let length = content_length(request.headers())?;
-        let digest = Digest::new(DigestFunction::Sha256, hash.hash, length);
-        let known = self.ports.blobs.find_missing(context, &[digest].into_iter().collect()).await?.is_empty();
-        let mut body = body(request);
-        if known {
-            // The client would take an answer before its last byte for a broken connection.
-            while body.try_next().await?.is_some() {}
-        } else {
-            self.ports.blobs.write(context, digest, Blob::stream(length, body)).await?;
-        }
-        Ok(text(StatusCode::OK, String::new()))
     }
 
     async fn get_value(
@@ -108,7 +83,7 @@ impl HttpCache {
             return Err(Error::new(Kind::ResourceExhausted { message, retry_after: None }));
         }
         let bazel = is_bazel(request.headers());
-        let body = body(request);
+        let body = self.body(request);
         let value = Blob::stream(length, body).into_bytes().await?;
         if bazel {
             let result = Protobuf.decode_result(DigestFunction::Sha256, value)?;
@@ -117,6 +92,25 @@ impl HttpCache {
             self.ports.values.put(context, &item.value_key(), value).await?;
         }
         Ok(text(StatusCode::OK, String::new()))
+    }
+
+    /// The request's body as it comes. A client that has fallen silent does not hold what was reserved for it.
+    fn body(&self, request: Request) -> ByteStream {
+        let budget = self.budget.clone();
+        // Of the chunk that is being written; given back when the next one is asked for.
+        let mut _share = None;
+        let chunks = tokio_stream::StreamExt::timeout(request.into_body().into_data_stream(), BODY_SILENCE);
+        let chunk = move |chunk: Result<Result<Bytes, axum::Error>, tokio_stream::Elapsed>| match chunk {
+            Ok(chunk) => {
+                _share = chunk.as_ref().ok().map(|chunk| budget.claim(chunk.len()));
+                chunk.map_err(broken_body)
+            }
+            Err(_) => {
+                let message = format!("nothing came of the request body for {} s", BODY_SILENCE.as_secs());
+                Err(Error::new(Kind::Cancelled { message }))
+            }
+        };
+        chunks.map(chunk).boxed()
     }
 }
 
@@ -207,19 +201,6 @@ fn content_length(headers: &HeaderMap) -> Result<u64> {
     })
 }
 
-/// The request's body as it comes. A client that has fallen silent does not hold what was reserved for it.
-fn body(request: Request) -> ByteStream {
-    let chunks = tokio_stream::StreamExt::timeout(request.into_body().into_data_stream(), BODY_SILENCE);
-    let chunk = |chunk: Result<Result<Bytes, axum::Error>, tokio_stream::Elapsed>| match chunk {
-        Ok(chunk) => chunk.map_err(broken_body),
-        Err(_) => {
-            let message = format!("nothing came of the request body for {} s", BODY_SILENCE.as_secs());
-            Err(Error::new(Kind::Cancelled { message }))
-        }
-    };
-    chunks.map(chunk).boxed()
-}
-
 fn broken_body(error: axum::Error) -> Error {
     let message = "the request body broke off before its end".to_owned();
     Error::new(Kind::Cancelled { message }).with_source(error)
@@ -229,6 +210,9 @@ fn http_status(error: &Error) -> StatusCode {
     match error.kind() {
         Kind::InvalidArgument { field, .. } if field == header::CONTENT_LENGTH.as_str() => {
             StatusCode::LENGTH_REQUIRED
+        }
+        Kind::InvalidArgument { field, .. } if field == header::CONTENT_ENCODING.as_str() => {
+            StatusCode::UNSUPPORTED_MEDIA_TYPE
         }
         Kind::InvalidArgument { .. } | Kind::OutOfRange { .. } | Kind::Cancelled { .. } => {
             StatusCode::BAD_REQUEST
@@ -250,8 +234,14 @@ fn http_status(error: &Error) -> StatusCode {
 }
 
 fn content(length: u64, body: Body) -> Response {
-    let mut response = Response::new(body);
+    let mut response = octets(body);
     response.headers_mut().insert(header::CONTENT_LENGTH, length.into());
+    response
+}
+
+/// Content whose length is known only at its end.
+fn octets(body: Body) -> Response {
+    let mut response = Response::new(body);
     let octets = header::HeaderValue::from_static("application/octet-stream");
     response.headers_mut().insert(header::CONTENT_TYPE, octets);
     response
