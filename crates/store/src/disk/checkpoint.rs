@@ -134,6 +134,8 @@ impl Shared {
 
     /// Makes the index durable, and writes down how far it has come.
     pub(super) fn checkpoint(&self, clean: bool) {
+        // What is left of strays is looked for by the next run.
+        let clean = clean && self.remove_strays();
         if let Err(error) = self.try_checkpoint(clean) {
             tracing::error!(%error, "the index could not be made durable; a restart would take longer");
         }

@@ -106,9 +106,9 @@ impl Shared {
         let ahead = limit / 32;
         if over > 0 {
             self.end_invocations();
-            self.make_room(over + ahead, wanted > 0 || total > limit);
+            self.make_room(over, ahead, wanted > 0 || total > limit);
         } else if total + ahead > limit {
-            self.make_room(ahead, false);
+            self.make_room(0, ahead, false);
         }
         self.room.end_round();
     }

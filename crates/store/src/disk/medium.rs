@@ -95,10 +95,13 @@ impl Medium {
     pub fn replace(&self, path: &Path, content: &[u8]) -> io::Result<()> {
         let passing = path.with_extension("new");
         let _ = fs::remove_file(&passing);
-        let file = self.create(passing.clone(), 0o644)?;
-        file.write_at(content, 0)?;
-        file.sync()?;
-        self.rename(&passing, path)?;
+        let write = || {
+            let file = self.create(passing.clone(), 0o644)?;
+            file.write_at(content, 0)?;
+            file.sync()?;
+            self.rename(&passing, path)
+        };
+        write().inspect_err(|_| drop(fs::remove_file(&passing)))?;
         path.parent().map_or(Ok(()), |directory| self.sync_directory(directory))
     }
 }

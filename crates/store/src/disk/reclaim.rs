@@ -63,6 +63,17 @@ impl Shared {
             });
             if let (Some(entry), Some(hold)) = (removed, evicted) {
                 self.evicted(&entry, hold);
+                // An older record of its name must not come back by a crash. Of a blob, it would say the same.
+                if has_older && entry.space.function().is_none() {
+                    let removal = Header {
+                        role: Role::Removed,
+                        encoding: Encoding::Identity,
+                        size: 0,
+                        stored: 0,
+                        ..header
+                    };
+                    copies.push(self.copy_of(place, removal, Bytes::new(), 0));
+                }
                 continue;
             }
             let Some(entry) = self.table.get(&header.key).filter(|entry| entry.place == place) else {

@@ -24,8 +24,8 @@ impl Shared {
         self.strays.0.lock().insert(key);
     }
 
-    /// Removes strays that nobody has in use.
-    pub(super) fn remove_strays(&self) {
+    /// Removes strays that nobody has in use. Whether these were all.
+    pub(super) fn remove_strays(&self) -> bool {
         let suspects = std::mem::take(&mut *self.strays.0.lock());
         for key in suspects {
             if !self.names.begin_removal(key) {
@@ -34,13 +34,15 @@ impl Shared {
             }
             if let Some(stays) = self.file_that_stays(key) {
                 for path in self.file_paths(key) {
-                    if Some(&path) != stays.as_ref() {
-                        let _ = self.medium.remove(&path);
+                    let is_stray = Some(&path) != stays.as_ref() && path.exists();
+                    if is_stray && self.medium.remove(&path).is_err() {
+                        self.suspect(key);
                     }
                 }
             }
             self.names.end_removal(key);
         }
+        self.strays.0.lock().is_empty()
     }
 
     /// The file that a record tells of, if there is such a record; nothing at all if it cannot be read.

@@ -106,25 +106,27 @@ impl Shared {
         census
     }
 
-    /// Makes `needed` bytes of room, or as much as can be had: what nobody counts on goes first, and only then, if it is
+    /// Makes `needed` bytes of room and some `ahead`, or as much as can be had: what nobody counts on goes first, and only then, if it is
     /// `urgent`, uploads that may still be continued and what is leased.
-    pub(super) fn make_room(&self, needed: u64, urgent: bool) {
+    pub(super) fn make_room(&self, needed: u64, ahead: u64, urgent: bool) {
         let _alone = self.sweeping.lock();
         let start = self.total();
         let target = start.saturating_sub(needed);
-        self.drop_made_files(needed);
+        self.drop_made_files(needed + ahead);
         while self.total() > target && self.drop_idle_upload(false) {}
-        self.sweep_to(target, false);
+        self.sweep_to(target, ahead, false);
         if urgent {
             while self.total() > target && self.drop_idle_upload(true) {}
-            self.sweep_to(target, true);
+            self.sweep_to(target, ahead, true);
         }
         tracing::debug!(needed, urgent, made = start.saturating_sub(self.total()), "made room");
     }
 
-    /// Evicts things until the store is down to `target`, leased ones too if `urgent`; or until that gives no more.
-    fn sweep_to(&self, target: u64, urgent: bool) {
+    /// Evicts things until the store is down to `target`, leased ones too if `urgent`; or until that gives no more. At
+    /// the first attempt, while it is cheap, it goes some way `ahead`.
+    fn sweep_to(&self, target: u64, ahead: u64, urgent: bool) {
         for attempt in 0..ATTEMPTS {
+            let target = if attempt == 0 { target.saturating_sub(ahead) } else { target };
             let before = self.total();
             if before <= target || self.keeper.is_stopped() {
                 return;
@@ -261,6 +263,11 @@ impl Shared {
         };
         let mut segments: Vec<_> = self.segments.from(0).into_iter().map(gain).collect();
         segments.retain(|(_, _, length, gain)| *gain > length * least / 100);
+        let gains: u64 = segments.iter().map(|(.., gain)| gain).sum();
+        if least == 0 && gains < self.total().saturating_sub(target) {
+            // Much would be copied, and it would not be enough.
+            return;
+        }
         segments.sort_unstable();
         for (_, number, ..) in segments {
             if self.total() <= target || self.keeper.is_stopped() {

@@ -6,10 +6,10 @@ use crate::fixture::{
 use bytes::Bytes;
 use futures::stream;
 use mortar_model::{
-    Blob, BlobStore, BlobStoreExt, Digest, Encoding, Kind, LocalFiles, Range, UploadId, UploadSessions,
-    Values,
+    Blob, BlobStore, BlobStoreExt, Context, Digest, DigestSet, Encoding, Kind, LocalFiles, Range, UploadId,
+    UploadSessions, Values, context::Promise,
 };
-use mortar_store::Policy;
+use mortar_store::{DiskStore, Policy};
 
 const SIZE: u64 = 16 * MIB;
 const MINUTE: u64 = 60;
@@ -196,25 +196,31 @@ async fn sizes_that_are_only_claimed_take_no_room() {
 
 #[tokio::test]
 async fn the_order_of_use_survives_a_restart() {
-    for length in [7_000_000, 100_000] {
+    for (length, count) in [(7_000_000, 1), (100_000, 50)] {
         let directory = tempfile::tempdir().unwrap();
         let clock = HeldClock::new();
         let store = open_with(directory.path(), SIZE, held(&clock)).await;
-        let (first, _) = put(&*store, length).await;
+        let first = put_many(&store, length, count).await;
         clock.advance(60 * MINUTE);
-        let (second, _) = put(&*store, length).await;
+        let second = put_many(&store, length, count).await;
         clock.advance(60 * MINUTE);
-        assert!(store.find_missing(&context(), &[first].into_iter().collect()).await.unwrap().is_empty());
+        assert!(store.find_missing(&context(), &first).await.unwrap().is_empty());
         clock.advance(60 * MINUTE);
         drop(store);
         let store = open_with(directory.path(), SIZE, held(&clock)).await;
         put(&*store, 7_000_000).await;
-        if length == 100_000 {
-            put(&*store, 8_600_000).await;
-        }
-        assert!(is_present(&*store, first).await);
-        assert!(!is_present(&*store, second).await, "{:?}", store.stats());
+        let glance = Context { promise: Promise::Glance, ..context() };
+        assert!(store.find_missing(&glance, &first).await.unwrap().is_empty());
+        assert!(!store.find_missing(&glance, &second).await.unwrap().is_empty());
     }
+}
+
+async fn put_many(store: &DiskStore, length: usize, count: usize) -> DigestSet {
+    let mut digests = Vec::new();
+    for _ in 0..count {
+        digests.push(put(store, length).await.0);
+    }
+    digests.into_iter().collect()
 }
 
 #[tokio::test]

@@ -17,6 +17,7 @@ use std::{
     },
     time::{Duration, Instant, SystemTime},
 };
+use tempfile::TempDir;
 
 pub const PLENTY: u64 = 1 << 40;
 pub const MIB: u64 = 1024 * 1024;
@@ -29,6 +30,11 @@ pub fn config(directory: &Path, max_size: u64) -> DiskConfig {
 
 pub fn open(directory: &Path) -> Arc<DiskStore> {
     DiskStore::open(config(directory, PLENTY)).unwrap()
+}
+
+/// A directory where nothing waits for a disk, if there is such a place: for tests that open hundreds of stores.
+pub fn quick_directory() -> TempDir {
+    tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap()
 }
 
 pub async fn open_with(directory: &Path, max_size: u64, policy: Policy) -> Arc<DiskStore> {
@@ -143,7 +149,7 @@ pub fn files(directory: &Path) -> Vec<PathBuf> {
 }
 
 /// What all things in a store's directory take on disk. Not counted are FORMAT, CHECKPOINT and the lock, of one block
-/// each whatever is stored, and directories, which no file system tells the size of alike.
+/// each whatever is stored, and directories and what else a file system needs besides content, which none counts alike.
 pub fn on_disk(directory: &Path) -> u64 {
     let parts = ["segments", "index", "blobs", "made", "tmp", "uploads", "quarantine"];
     parts.iter().map(|part| blocks(&directory.join(part))).sum()

@@ -3,6 +3,7 @@
 
 mod chunked;
 mod conformance;
+mod crashes;
 mod damage;
 mod encodings;
 mod eviction;
@@ -10,10 +11,12 @@ mod fixture;
 mod full_disk;
 mod import;
 mod killed;
+mod leases;
 mod opening;
 mod pins;
 mod results;
 mod resumed;
 mod squeeze;
+mod trouble;
 mod turmoil;
 mod uploads;

@@ -29,6 +29,11 @@ impl Map {
         Ok(Self { bytes, path: path.into() })
     }
 
+    /// The file has this name now.
+    pub fn is_at(&mut self, path: &Path) {
+        self.path = path.into();
+    }
+
     pub fn bytes(&self) -> &[u8] {
         &self.bytes
     }

@@ -41,6 +41,7 @@ pub(super) enum Verdict {
 impl Table {
     /// Opens the index in a directory that exists. A part that cannot be read is an error.
     pub fn open(directory: &Path, secret: u64, medium: &Medium) -> io::Result<Self> {
+        remove_unfinished(directory)?;
         let is_made_anew = (0..SHARDS).any(|number| !shard_path(directory, number).exists());
         let open = |number| Shard::open(&shard_path(directory, number), secret, medium).map(Mutex::new);
         let shards = (0..SHARDS).map(open).collect::<io::Result<_>>()?;
@@ -180,13 +181,15 @@ impl Table {
         for (number, shard) in self.shards.iter().enumerate() {
             let unsaved = shard.lock().unsaved_touches();
             if let Some(bytes) = unsaved {
-                let length = bytes.len() as u64;
                 let path = shard_path(&self.directory, number).with_extension("uses");
                 let passing = path.with_extension("uses-new");
-                let _ = std::fs::remove_file(&passing);
-                self.medium.create(passing.clone(), 0o644)?.write_at(&bytes, 0)?;
-                self.medium.rename(&passing, &path)?;
-                shard.lock().set_saved(length);
+                let write = || {
+                    self.medium.create(passing.clone(), 0o644)?.write_at(&bytes, 0)?;
+                    self.medium.rename(&passing, &path)
+                };
+                let written = write().inspect_err(|_| drop(std::fs::remove_file(&passing)));
+                shard.lock().set_saved(written.is_ok().then_some(bytes.len() as u64));
+                written?;
             }
         }
         self.measure();
@@ -201,6 +204,17 @@ impl Table {
 fn find(shard: &Shard, key: &Key) -> Option<(usize, Entry)> {
     let tag = slot::tag(key);
     shard.find(&tag, home_of_tag(&tag), |entry| entry.space == key.space)
+}
+
+/// Removes files that a run which was cut short would have given the names of others.
+fn remove_unfinished(directory: &Path) -> io::Result<()> {
+    for entry in std::fs::read_dir(directory)? {
+        let path = entry?.path();
+        if path.extension().is_some_and(|extension| extension != "uses") {
+            std::fs::remove_file(path)?;
+        }
+    }
+    Ok(())
 }
 
 fn shard_path(directory: &Path, number: usize) -> PathBuf {

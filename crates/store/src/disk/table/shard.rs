@@ -95,9 +95,10 @@ impl Shard {
         ((HEADER + self.slots * SLOT) as u64).next_multiple_of(BLOCK) + self.saved.next_multiple_of(BLOCK)
     }
 
-    /// The file of uses has so many bytes now.
-    pub fn set_saved(&mut self, length: u64) {
-        self.saved = length;
+    /// The file of uses has so many bytes now; none if it could not be written.
+    pub fn set_saved(&mut self, length: Option<u64>) {
+        self.touched |= length.is_none();
+        self.saved = length.unwrap_or(self.saved);
     }
 
     /// What the entries stood for when the table was opened.
@@ -209,18 +210,29 @@ impl Shard {
             slots = slots * 2 + 2;
         }
         let passing = path.with_extension("new");
-        let _ = std::fs::remove_file(&passing);
-        let mut grown = Self::create(&passing, slots, self.secret, medium)?;
+        let grown = self.grown(&passing, path, slots, home, medium);
+        *self = grown.inspect_err(|_| drop(std::fs::remove_file(&passing)))?;
+        Ok(())
+    }
+
+    fn grown(
+        &self,
+        passing: &Path,
+        path: &Path,
+        slots: usize,
+        home: impl Fn(&Tag) -> u32,
+        medium: &Medium,
+    ) -> io::Result<Self> {
+        let mut grown = Self::create(passing, slots, self.secret, medium)?;
         for (at, tag, entry) in self.entries() {
             grown.insert(None, &tag, home(&tag), &entry, self.touch(at));
         }
         grown.map.flush(medium)?;
-        medium.rename(&passing, path)?;
-        grown.map = Map::new(medium.open_to_write(path.into())?.file(), path, HEADER + slots * SLOT)?;
+        medium.rename(passing, path)?;
+        grown.map.is_at(path);
         (grown.change, grown.saved) = (self.change, self.saved);
-        *self = grown;
-        (self.changed, self.touched) = (true, true);
-        Ok(())
+        (grown.changed, grown.touched) = (true, true);
+        Ok(grown)
     }
 
     /// All that is kept.
