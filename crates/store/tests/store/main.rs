@@ -4,6 +4,7 @@
 mod completeness;
 mod conformance;
 mod damage;
+mod decorators;
 mod eviction;
 mod fixture;
 mod full_disk;
