@@ -1,5 +1,9 @@
 //! Content that goes wrong on its way, and stores that fail.
 
+mod watched;
+
+pub use watched::{Counting, CountingResults, Gated};
+
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures::{Stream, StreamExt, stream};

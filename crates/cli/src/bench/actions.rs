@@ -2,8 +2,7 @@
 
 use super::{
     blobs::keep,
-    content::Mint,
-    load::{Done, Load, Worker},
+    load::{Done, Failure, Load, Worker},
     target::{Target, describe},
 };
 use anyhow::{Context, Result, anyhow};
@@ -26,7 +25,7 @@ const OUTPUT: usize = 4 << 10;
 
 type Prepared = Result<Arc<dyn Load>>;
 
-struct Put {
+pub(super) struct Put {
     request: reapi::UpdateActionResultRequest,
     function: DigestFunction,
 }
@@ -36,9 +35,9 @@ pub(super) async fn put(target: &Target) -> Prepared {
     Ok(Arc::new(prepare_put(target).await?))
 }
 
-async fn prepare_put(target: &Target) -> Result<Put> {
+pub(super) async fn prepare_put(target: &Target) -> Result<Put> {
     let function = target.settings.function;
-    let output = Mint::new(function, OUTPUT).blob(&mut super::content::Random::new()).into_bytes();
+    let output = target.mint(OUTPUT).blob(&mut super::content::Random::new()).into_bytes();
     let digests = keep(target, vec![output]).await?;
     let files = digests.into_iter().map(|digest| OutputFile {
         path: "out".into(),
@@ -68,7 +67,7 @@ impl Put {
 
 #[tonic::async_trait]
 impl Load for Put {
-    async fn call(&self, worker: &mut Worker) -> Result<Done, Status> {
+    async fn call(&self, worker: &mut Worker) -> Result<Done, Failure> {
         let request = self.request(worker.random.digest(self.function));
         worker.start_clock();
         worker.client.actions.update_action_result(request).await?;
@@ -76,10 +75,14 @@ impl Load for Put {
     }
 }
 
-struct Get(Vec<reapi::GetActionResultRequest>);
+pub(super) struct Get(Vec<reapi::GetActionResultRequest>);
 
 /// Look-ups of results that are there.
 pub(super) async fn get(target: &Target) -> Prepared {
+    Ok(Arc::new(prepare_get(target).await?))
+}
+
+pub(super) async fn prepare_get(target: &Target) -> Result<Get> {
     let (put, mut random) = (prepare_put(target).await?, super::content::Random::new());
     let mut requests = Vec::with_capacity(RESULTS);
     for number in 0..RESULTS {
@@ -93,12 +96,12 @@ pub(super) async fn get(target: &Target) -> Prepared {
             ..Default::default()
         });
     }
-    Ok(Arc::new(Get(requests)))
+    Ok(Get(requests))
 }
 
 #[tonic::async_trait]
 impl Load for Get {
-    async fn call(&self, worker: &mut Worker) -> Result<Done, Status> {
+    async fn call(&self, worker: &mut Worker) -> Result<Done, Failure> {
         let request = self.0[worker.random.below(self.0.len())].clone();
         worker.client.actions.get_action_result(request).await?;
         Ok(Done { items: 1, bytes: 0 })
@@ -156,15 +159,15 @@ fn no_op(target: &Target, worker: usize) -> (Bytes, Bytes) {
 
 #[tonic::async_trait]
 impl Load for Execute {
-    async fn call(&self, worker: &mut Worker) -> Result<Done, Status> {
+    async fn call(&self, worker: &mut Worker) -> Result<Done, Failure> {
         let request = self.0[worker.number % self.0.len()].clone();
         let mut operations = worker.client.execution.execute(request).await?.into_inner();
         while let Some(operation) = operations.message().await? {
             if operation.done {
-                return finished(operation.result).map(|()| Done { items: 1, bytes: 0 });
+                return Ok(finished(operation.result).map(|()| Done { items: 1, bytes: 0 })?);
             }
         }
-        Err(Status::aborted("the stream ended before the operation"))
+        Err(Status::aborted("the stream ended before the operation").into())
     }
 }
 

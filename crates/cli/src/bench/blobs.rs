@@ -2,7 +2,7 @@
 
 use super::{
     content::{Mint, Random},
-    load::{Done, Load, Worker},
+    load::{Done, Failure, Load, Worker},
     target::{Client, Target, describe},
 };
 use anyhow::{Context, Result, anyhow};
@@ -28,7 +28,7 @@ const KEPT: (usize, usize) = (64, 2);
 
 type Prepared = Result<Arc<dyn Load>>;
 
-struct FindMissing {
+pub(super) struct FindMissing {
     request: reapi::FindMissingBlobsRequest,
     present: Vec<reapi::Digest>,
     count: usize,
@@ -37,23 +37,25 @@ struct FindMissing {
 
 /// Every second digest is of a blob that is there.
 pub(super) async fn find_missing(target: &Target, count: usize) -> Prepared {
-    let mint = Mint::new(target.settings.function, BATCHED.0);
+    let mint = target.mint(BATCHED.0);
     let present = keep_batched(target, &mint, batch_size(target)).await?;
-    Ok(Arc::new(FindMissing {
-        request: reapi::FindMissingBlobsRequest {
+    Ok(Arc::new(FindMissing::of(target, present, count)))
+}
+
+impl FindMissing {
+    pub(super) fn of(target: &Target, present: Vec<Digest>, count: usize) -> Self {
+        let request = reapi::FindMissingBlobsRequest {
             instance_name: target.instance(),
             blob_digests: Vec::new(),
             digest_function: target.function(),
-        },
-        present: digests_to_wire(present),
-        count,
-        function: target.settings.function,
-    }))
+        };
+        Self { request, present: digests_to_wire(present), count, function: target.settings.function }
+    }
 }
 
 #[tonic::async_trait]
 impl Load for FindMissing {
-    async fn call(&self, worker: &mut Worker) -> Result<Done, Status> {
+    async fn call(&self, worker: &mut Worker) -> Result<Done, Failure> {
         let mut request = self.request.clone();
         let digest = |index: usize| match index % 2 {
             0 => digest_to_wire(worker.random.digest(self.function)),
@@ -74,13 +76,13 @@ struct BatchWrite {
 
 /// New blobs of 4 KiB, as many as a batch may hold but at most 100.
 pub(super) async fn batch_write(target: &Target) -> Prepared {
-    let mint = Mint::new(target.settings.function, BATCHED.0);
+    let mint = target.mint(BATCHED.0);
     Ok(Arc::new(BatchWrite { request: update_request(target), mint, count: batch_size(target) }))
 }
 
 #[tonic::async_trait]
 impl Load for BatchWrite {
-    async fn call(&self, worker: &mut Worker) -> Result<Done, Status> {
+    async fn call(&self, worker: &mut Worker) -> Result<Done, Failure> {
         let mut request = self.request.clone();
         request.requests = entries(&self.mint, self.count, &mut worker.random).1;
         worker.start_clock();
@@ -93,7 +95,7 @@ struct BatchRead(reapi::BatchReadBlobsRequest);
 
 /// The same blobs of 4 KiB each time.
 pub(super) async fn batch_read(target: &Target) -> Prepared {
-    let mint = Mint::new(target.settings.function, BATCHED.0);
+    let mint = target.mint(BATCHED.0);
     let digests = keep_batched(target, &mint, batch_size(target)).await?;
     Ok(Arc::new(BatchRead(reapi::BatchReadBlobsRequest {
         instance_name: target.instance(),
@@ -105,7 +107,7 @@ pub(super) async fn batch_read(target: &Target) -> Prepared {
 
 #[tonic::async_trait]
 impl Load for BatchRead {
-    async fn call(&self, worker: &mut Worker) -> Result<Done, Status> {
+    async fn call(&self, worker: &mut Worker) -> Result<Done, Failure> {
         let answer = worker.client.cas.batch_read_blobs(self.0.clone()).await?.into_inner();
         let bytes = answer.responses.iter().map(|response| response.data.len()).sum();
         let expected = self.0.digests.len() * BATCHED.0;
@@ -114,7 +116,7 @@ impl Load for BatchRead {
     }
 }
 
-struct StreamWrite {
+pub(super) struct StreamWrite {
     instance: InstanceName,
     mint: Mint,
 }
@@ -129,13 +131,13 @@ pub(super) async fn write_large(target: &Target) -> Prepared {
     Ok(Arc::new(stream_write(target, target.settings.large_size)))
 }
 
-fn stream_write(target: &Target, size: usize) -> StreamWrite {
+pub(super) fn stream_write(target: &Target, size: usize) -> StreamWrite {
     let instance = target.settings.instance.clone();
-    StreamWrite { instance, mint: Mint::new(target.settings.function, size) }
+    StreamWrite { instance, mint: target.mint(size) }
 }
 
 impl StreamWrite {
-    async fn send(&self, client: &mut Client, random: &mut Random) -> Result<Digest, Status> {
+    pub(super) async fn send(&self, client: &mut Client, random: &mut Random) -> Result<Digest, Status> {
         let blob = self.mint.blob(random);
         let digest = blob.digest;
         let upload = uuid::Uuid::new_v4().to_string();
@@ -154,15 +156,23 @@ impl StreamWrite {
 
 #[tonic::async_trait]
 impl Load for StreamWrite {
-    async fn call(&self, worker: &mut Worker) -> Result<Done, Status> {
+    async fn call(&self, worker: &mut Worker) -> Result<Done, Failure> {
         let digest = self.send(&mut worker.client, &mut worker.random).await?;
         Ok(Done { items: 1, bytes: digest.size() })
     }
 }
 
-struct StreamRead {
+pub(super) struct StreamRead {
     names: Vec<String>,
     size: usize,
+}
+
+impl StreamRead {
+    /// Reads of one blob.
+    pub(super) fn of(target: &Target, digest: Digest) -> Self {
+        let name = Resource::read_name(&target.settings.instance, digest);
+        Self { names: vec![name], size: digest.size() as usize }
+    }
 }
 
 /// Some blobs of 64 KiB, in any order.
@@ -189,7 +199,7 @@ async fn stream_read(target: &Target, size: usize, count: usize) -> Prepared {
 
 #[tonic::async_trait]
 impl Load for StreamRead {
-    async fn call(&self, worker: &mut Worker) -> Result<Done, Status> {
+    async fn call(&self, worker: &mut Worker) -> Result<Done, Failure> {
         let resource_name = self.names[worker.random.below(self.names.len())].clone();
         let request = ReadRequest { resource_name, read_offset: 0, read_limit: 0 };
         let mut stream = worker.client.streams.read(request).await?.into_inner();

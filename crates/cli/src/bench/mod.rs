@@ -2,55 +2,98 @@
 //!
 //! A scenario prepares what it needs, then repeats one call from a number of workers until its time is over. The calls
 //! go through the generated clients, not through `mortar-remote`: what the client costs is small, the same for every
-//! server, and reported as `client_cpu_seconds`. What to measure is in `scenarios`, how in `load`, what is printed in `report`.
+//! server, and reported as `client_cpu_seconds`. What to measure is in `scenarios`, how in `load`, what is printed in `report`
+//! and `rows`. `mortar bench store DIR` (module `store`) does the same without a network.
 
 mod actions;
 mod blobs;
 mod content;
+mod cpu;
 mod load;
+mod machine;
+mod mix;
+mod plain_files;
 mod progress;
 mod report;
+mod rows;
 mod scenarios;
+mod sizes;
+mod store;
 mod target;
 
 use crate::units::{Size, Span};
 use anyhow::{Context, bail, ensure};
+use content::Content;
 use mortar_model::{DigestFunction, InstanceName};
-use std::time::Duration;
+use std::{path::PathBuf, time::Duration};
 
 /// Flags of `mortar bench`.
 #[derive(clap::Args, Debug)]
-#[command(after_long_help = report::FIELDS)]
+#[command(after_long_help = report::FIELDS, args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
 pub struct Args {
+    #[command(subcommand)]
+    other: Option<Other>,
     /// The server: grpc://HOST:PORT or unix:PATH.
-    url: String,
+    #[arg(required = true)]
+    url: Option<String>,
+    /// Another server, measured in turn with the first, to tell ratios.
+    #[arg(long, value_name = "URL")]
+    against: Option<String>,
+    /// How often each server has its turn where two are compared.
+    #[arg(long, value_name = "NUMBER", default_value_t = 5, value_parser = clap::value_parser!(u16).range(1..))]
+    rounds: u16,
+    /// The process id of the server, if it is on this machine, to tell its processor time.
+    #[arg(long, value_name = "PID")]
+    server_pid: Option<u32>,
+    /// The process id of the server after --against.
+    #[arg(long, value_name = "PID", requires = "against")]
+    against_pid: Option<u32>,
+    /// Connections that the calls share.
+    #[arg(long, value_name = "NUMBER", default_value_t = 2, value_parser = clap::value_parser!(u16).range(1..=64))]
+    connections: u16,
+    /// The instance to address.
+    #[arg(long, value_name = "NAME", default_value = "")]
+    instance: String,
+    /// A platform property of the actions that are executed, such as OSFamily=Linux; may be repeated.
+    #[arg(long = "exec-property", value_name = "NAME=VALUE", value_parser = property)]
+    exec_properties: Vec<(String, String)>,
+    /// Measure this machine's own limits too, its disk in this directory, and tell figures as shares of them.
+    #[arg(long, value_name = "DIRECTORY")]
+    limits: Option<PathBuf>,
+    #[command(flatten)]
+    load: LoadFlags,
+}
+
+#[derive(clap::Subcommand, Debug)]
+enum Other {
+    /// Measure a store in this process, without a network.
+    Store(Box<store::Args>),
+}
+
+/// Flags about the load, the same for servers and for stores.
+#[derive(clap::Args, Debug)]
+struct LoadFlags {
     /// How long each scenario runs.
     #[arg(long, value_name = "DURATION", default_value = "3s")]
     duration: Span,
     /// Calls under way at the same time; scenarios of large blobs have at most 4.
     #[arg(long, value_name = "NUMBER", default_value_t = 16, value_parser = clap::value_parser!(u16).range(1..))]
     concurrency: u16,
-    /// Connections that these calls share.
-    #[arg(long, value_name = "NUMBER", default_value_t = 2, value_parser = clap::value_parser!(u16).range(1..=64))]
-    connections: u16,
     /// Scenarios to run, by name or the beginning of a name, such as `stream` or `batch-read`; all by default.
     #[arg(long, value_name = "NAMES", value_delimiter = ',')]
     scenarios: Vec<String>,
     /// Print one JSON document instead of a table.
     #[arg(long)]
     json: bool,
-    /// The instance to address.
-    #[arg(long, value_name = "NAME", default_value = "")]
-    instance: String,
     /// The digest function: sha256 or blake3.
     #[arg(long, value_name = "NAME", default_value = "sha256")]
     digest_function: DigestFunction,
     /// The size of large blobs.
     #[arg(long, value_name = "SIZE", default_value = "64MiB")]
     large_size: Size,
-    /// A platform property of the actions that are executed, such as OSFamily=Linux; may be repeated.
-    #[arg(long = "exec-property", value_name = "NAME=VALUE", value_parser = property)]
-    exec_properties: Vec<(String, String)>,
+    /// What blobs consist of.
+    #[arg(long, value_name = "CONTENT", default_value = "random")]
+    content: Content,
 }
 
 /// What the scenarios are told.
@@ -64,23 +107,42 @@ struct Settings {
     function: DigestFunction,
     large_size: usize,
     exec_properties: Vec<(String, String)>,
+    content: Content,
+    rounds: usize,
+    server_pid: Option<u32>,
 }
 
 /// Runs the scenarios and prints the report. Fails if the server goes away, refuses, or if a single call failed.
 pub async fn run(args: Args) -> anyhow::Result<()> {
-    let chosen = scenarios::choose(&args.scenarios)?;
-    let settings = settings(&args)?;
-    let target = target::Target::reach(settings).await?;
+    if let Some(Other::Store(args)) = args.other {
+        return store::run(*args).await;
+    }
+    let chosen = scenarios::choose(&args.load.scenarios)?;
+    let url = args.url.clone().expect("clap demands a URL or a subcommand");
+    let mut targets = vec![target::Target::reach(settings(&args, url, args.server_pid)?).await?];
+    if let Some(url) = &args.against {
+        targets.push(target::Target::reach(settings(&args, url.clone(), args.against_pid)?).await?);
+    }
+    let function = args.load.digest_function;
+    let machine = match &args.limits {
+        Some(directory) => Some(machine::Machine::measure(directory, function).await?),
+        None => None,
+    };
     let mut results = Vec::with_capacity(chosen.len());
     let progress = progress::Progress::new(chosen.len());
     for scenario in chosen {
-        let result = scenarios::measure(scenario, &target, &progress).await;
+        let result = scenarios::measure(scenario, &targets, &progress).await;
         results.push(result.with_context(|| format!("scenario `{}`", scenario.name))?);
     }
     progress.finish();
-    let report = report::Report::new(&target.settings, results);
-    print!("{}", if args.json { report.json()? } else { report.table() });
-    match report.first_error() {
+    let report = report::Report::new(&targets[0].settings, args.against, machine, results);
+    print!("{}", if args.load.json { report.json()? } else { report.table() });
+    told(report.scenarios())
+}
+
+/// An error if a single call failed.
+fn told(rows: &[rows::Row]) -> anyhow::Result<()> {
+    match rows::first_error(rows) {
         Some((name, count, error)) => {
             bail!("scenario `{name}`: {count} calls failed, the first with: {error}")
         }
@@ -88,26 +150,40 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     }
 }
 
-fn settings(args: &Args) -> anyhow::Result<Settings> {
-    ensure!(args.duration.0 > Duration::ZERO, "--duration is 0; expected some time, such as 3s");
-    let large_size = usize::try_from(args.large_size.0).unwrap_or(usize::MAX);
-    let sizes = content::TAIL..=1 << 30;
-    ensure!(
-        sizes.contains(&large_size),
-        "--large-size is {}; expected {}B to 1GiB, which is held in memory",
-        args.large_size,
-        content::TAIL
-    );
+fn settings(args: &Args, url: String, server_pid: Option<u32>) -> anyhow::Result<Settings> {
+    let load = &args.load;
     Ok(Settings {
-        url: args.url.clone(),
-        duration: args.duration.0,
-        concurrency: args.concurrency.into(),
+        url,
+        duration: load.duration()?,
+        concurrency: load.concurrency.into(),
         connections: args.connections.into(),
         instance: InstanceName::parse(&args.instance)?,
-        function: args.digest_function,
-        large_size,
+        function: load.digest_function,
+        large_size: load.large_size()?,
         exec_properties: args.exec_properties.clone(),
+        content: load.content,
+        rounds: args.rounds.into(),
+        server_pid,
     })
+}
+
+impl LoadFlags {
+    fn duration(&self) -> anyhow::Result<Duration> {
+        ensure!(self.duration.0 > Duration::ZERO, "--duration is 0; expected some time, such as 3s");
+        Ok(self.duration.0)
+    }
+
+    fn large_size(&self) -> anyhow::Result<usize> {
+        let large_size = usize::try_from(self.large_size.0).unwrap_or(usize::MAX);
+        let sizes = content::TAIL..=1 << 30;
+        ensure!(
+            sizes.contains(&large_size),
+            "--large-size is {}; expected {}B to 1GiB, which is held in memory",
+            self.large_size,
+            content::TAIL
+        );
+        Ok(large_size)
+    }
 }
 
 fn property(text: &str) -> Result<(String, String), String> {

@@ -58,7 +58,8 @@ impl Progress {
         }
     }
 
-    fn line(&self, text: &str) {
+    /// Says something in between.
+    pub(super) fn line(&self, text: &str) {
         match &self.bar {
             Some(bar) => bar.println(text),
             None => eprintln!("{text}"),
@@ -81,10 +82,11 @@ impl Bar<'_> {
     }
 
     /// Tells the result where there is no bar; the table follows in any case.
-    pub(super) fn done(&self, measured: &Measured) {
+    pub(super) fn done(&self, rounds: &[Measured]) {
         if self.progress.bar.is_none() {
-            let seconds = measured.elapsed.as_secs_f64();
-            let rate = measured.calls as f64 / seconds.max(f64::EPSILON);
+            let seconds: f64 = rounds.iter().map(|round| round.elapsed.as_secs_f64()).sum();
+            let calls: u64 = rounds.iter().map(|round| round.calls).sum();
+            let rate = calls as f64 / seconds.max(f64::EPSILON);
             self.progress.line(&format!("{}: {rate:.0} calls/s in {seconds:.1} s", self.name));
         }
     }

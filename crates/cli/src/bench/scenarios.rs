@@ -2,8 +2,9 @@
 
 use super::{
     actions, blobs,
-    load::{Load, Measured, drive},
-    progress::Progress,
+    load::{Drive, Load, Measured, drive},
+    mix,
+    progress::{Bar, Progress},
     target::Target,
 };
 use anyhow::{Context, Result, bail};
@@ -11,7 +12,7 @@ use futures::future::BoxFuture;
 use std::{sync::Arc, time::Duration};
 
 /// At most as many large blobs are under way.
-const LARGE_CONCURRENCY: usize = 4;
+pub(super) const LARGE_CONCURRENCY: usize = 4;
 /// How long it may take to write what a scenario needs.
 const PREPARATION: Duration = Duration::from_secs(120);
 
@@ -38,8 +39,8 @@ pub(super) struct Outcome {
     pub(super) name: &'static str,
     pub(super) item: &'static str,
     pub(super) concurrency: usize,
-    /// The figures, or why there are none.
-    pub(super) measured: Result<Measured, &'static str>,
+    /// The figures of each round, first of the server, then of the one that it is compared with; or why there are none.
+    pub(super) measured: Result<Vec<Vec<Measured>>, &'static str>,
 }
 
 macro_rules! scenarios {
@@ -65,47 +66,78 @@ scenarios! {
     "stream-read-large", "blobs", LargeBlobs, blobs::read_large;
     "action-put", "results", Cache, actions::put;
     "action-get", "results", Cache, actions::get;
+    "mix", "calls", Cache, mix::mix;
     "execute", "actions", Execution, actions::execute;
 }
 
 /// The scenarios that are asked for, in their own order; all if none is.
 pub(super) fn choose(names: &[String]) -> Result<Vec<&'static Scenario>> {
-    let means = |name: &str, scenario: &Scenario| {
-        scenario.name.strip_prefix(name).is_some_and(|rest| rest.is_empty() || rest.starts_with('-'))
+    let known: Vec<_> = SCENARIOS.iter().map(|scenario| scenario.name).collect();
+    let chosen = chosen(&known, names)?;
+    Ok(SCENARIOS.iter().filter(|scenario| chosen.contains(&scenario.name)).collect())
+}
+
+/// Those of the known names that are asked for by name or beginning.
+pub(super) fn chosen(known: &[&'static str], names: &[String]) -> Result<Vec<&'static str>> {
+    let means = |name: &str, scenario: &str| {
+        scenario.strip_prefix(name).is_some_and(|rest| rest.is_empty() || rest.starts_with('-'))
     };
     for name in names {
-        if !SCENARIOS.iter().any(|scenario| means(name, scenario)) {
-            let known: Vec<_> = SCENARIOS.iter().map(|scenario| scenario.name).collect();
+        if !known.iter().any(|scenario| means(name, scenario)) {
             bail!("there is no scenario `{name}`; expected one of {}", known.join(", "));
         }
     }
-    let chosen = |scenario: &&Scenario| names.is_empty() || names.iter().any(|name| means(name, scenario));
-    Ok(SCENARIOS.iter().filter(chosen).collect())
+    let asked = |scenario: &&'static str| names.is_empty() || names.iter().any(|name| means(name, scenario));
+    Ok(known.iter().copied().filter(asked).collect())
 }
 
-/// Prepares a scenario and runs it.
+/// Prepares a scenario on every target and runs it there, in turn where there is more than one.
 pub(super) async fn measure(
     scenario: &'static Scenario,
-    target: &Target,
+    targets: &[Target],
     progress: &Progress,
 ) -> Result<Outcome> {
-    let concurrency = match scenario.needs {
-        Needs::LargeBlobs => target.settings.concurrency.min(LARGE_CONCURRENCY),
-        Needs::Cache | Needs::Execution => target.settings.concurrency,
+    let settings = &targets[0].settings;
+    let workers = match scenario.needs {
+        Needs::LargeBlobs => settings.concurrency.min(LARGE_CONCURRENCY),
+        Needs::Cache | Needs::Execution => settings.concurrency,
     };
-    let outcome = |measured| Outcome { name: scenario.name, item: scenario.item, concurrency, measured };
-    if scenario.needs == Needs::Execution && !target.executes {
+    let outcome =
+        |measured| Outcome { name: scenario.name, item: scenario.item, concurrency: workers, measured };
+    if scenario.needs == Needs::Execution && !targets.iter().all(|target| target.executes) {
         progress.skipped(scenario.name, "the server has no execution");
         return Ok(outcome(Err("the server has no execution")));
     }
-    let bar = progress.begin(scenario.name, target.settings.duration);
-    let prepared = tokio::time::timeout(PREPARATION, (scenario.prepare)(target)).await;
-    let load =
-        prepared.with_context(|| format!("preparing took more than {} s", PREPARATION.as_secs()))??;
+    let rounds = if targets.len() == 1 { 1 } else { settings.rounds };
+    let bar = progress.begin(scenario.name, settings.duration * (rounds * targets.len()) as u32);
+    let mut loads = Vec::with_capacity(targets.len());
+    for target in targets {
+        loads.push(prepare(scenario, target).await.with_context(|| format!("at `{}`", target.settings.url))?);
+    }
     bar.running();
-    let measured = drive(target, concurrency, load, &bar).await?;
-    bar.done(&measured);
+    let mut measured: Vec<Vec<Measured>> = targets.iter().map(|_| Vec::new()).collect();
+    for _ in 0..rounds {
+        for ((target, load), rounds) in targets.iter().zip(&loads).zip(&mut measured) {
+            rounds.push(run(target, workers, load.clone(), &bar).await?);
+        }
+    }
+    bar.done(&measured[0]);
     Ok(outcome(Ok(measured)))
+}
+
+async fn prepare(scenario: &Scenario, target: &Target) -> Result<Arc<dyn Load>> {
+    let prepared = tokio::time::timeout(PREPARATION, (scenario.prepare)(target)).await;
+    prepared.with_context(|| format!("preparing took more than {} s", PREPARATION.as_secs()))?
+}
+
+async fn run(target: &Target, workers: usize, load: Arc<dyn Load>, bar: &Bar<'_>) -> Result<Measured> {
+    let plan = Drive {
+        clients: &target.clients,
+        workers,
+        duration: target.settings.duration,
+        server: target.settings.server_pid,
+    };
+    drive(plan, load, bar).await
 }
 
 #[cfg(test)]

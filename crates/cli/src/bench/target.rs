@@ -1,6 +1,6 @@
 //! The server that is measured: its connections, and what it says it can do.
 
-use super::Settings;
+use super::{Settings, content::Mint};
 use anyhow::{Context, Result, ensure};
 use mortar_remote::{Endpoint, Options};
 use mortar_wire::{bytestream::byte_stream_client::ByteStreamClient, function_to_wire, reapi};
@@ -77,6 +77,11 @@ impl Target {
     /// A client for a worker.
     pub(super) fn client(&self, worker: usize) -> Client {
         self.clients[worker % self.clients.len()].clone()
+    }
+
+    /// Makes blobs of this size.
+    pub(super) fn mint(&self, size: usize) -> Mint {
+        Mint::new(self.settings.function, size, self.settings.content)
     }
 
     /// The instance as requests name it.

@@ -9,11 +9,11 @@ fn help_is_what_was_reviewed() {
     let snapshots = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/command_line/snapshots");
     let anywhere = tempfile::tempdir().unwrap();
     let mut different = Vec::new();
-    for subcommand in ["", "up", "server", "worker", "bazelrc", "bench"] {
-        let arguments: Vec<_> = [subcommand, "--help"].into_iter().filter(|word| !word.is_empty()).collect();
+    for subcommand in ["", "up", "server", "worker", "bazelrc", "bench", "bench store"] {
+        let arguments: Vec<_> = subcommand.split_whitespace().chain(["--help"]).collect();
         let finished = run(anywhere.path(), &arguments);
         assert_eq!((finished.status.code(), finished.stderr.as_str()), (Some(0), ""), "{arguments:?}");
-        let name = if subcommand.is_empty() { "mortar" } else { subcommand };
+        let name = if subcommand.is_empty() { "mortar".into() } else { subcommand.replace(' ', "_") };
         let path = snapshots.join(format!("{name}.txt"));
         if update {
             fs::write(&path, &finished.stdout).unwrap();

@@ -4,6 +4,7 @@
 
 mod action;
 mod bazelrc;
+mod bench;
 mod disk;
 mod failures;
 mod help;

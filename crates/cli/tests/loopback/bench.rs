@@ -27,7 +27,7 @@ async fn every_scenario_of_a_cache_has_figures() {
             "--instance=main",
             "--digest-function",
             function,
-            "--scenarios=find-missing,batch,stream,action",
+            "--scenarios=find-missing,batch,stream,action,mix",
         ])
         .await;
         assert!(output.status.success(), "{}", said(&output));
@@ -38,7 +38,7 @@ async fn every_scenario_of_a_cache_has_figures() {
         );
         assert!(report["cores"].as_u64() > Some(0));
         let scenarios = report["scenarios"].as_array().unwrap();
-        assert_eq!(scenarios.len(), 11);
+        assert_eq!(scenarios.len(), 12);
         for scenario in scenarios {
             assert!(scenario["skipped"].is_null() && scenario["errors"] == 0, "{scenario}");
             assert!(
@@ -56,6 +56,54 @@ async fn every_scenario_of_a_cache_has_figures() {
                 scenario["calls"].as_u64().unwrap() * 2500 * 1024
             );
         }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_servers_are_compared_in_turn() {
+    let (first, second) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let url = crate::serve("127.0.0.1:0", first.path()).await;
+    let other = crate::serve("127.0.0.1:0", second.path()).await;
+    let (process, limits) = (std::process::id().to_string(), first.path().join("limits"));
+    let arguments = [
+        &url,
+        "--against",
+        &other,
+        "--rounds=3",
+        "--server-pid",
+        &process,
+        "--against-pid",
+        &process,
+        "--limits",
+        limits.to_str().unwrap(),
+        "--content=text",
+        "--duration=20ms",
+        "--concurrency=3",
+        "--scenarios=batch,mix",
+    ];
+    let output = bench(&[&arguments[..], &["--json"]].concat()).await;
+    assert!(output.status.success(), "{}", said(&output));
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!((report["against"].as_str(), report["content"].as_str()), (Some(&*other), Some("text")));
+    assert!(report["machine"]["loopback_bytes_per_second"].as_f64() > Some(0.0), "{}", report["machine"]);
+    let scenarios = report["scenarios"].as_array().unwrap();
+    assert_eq!(scenarios.len(), 3);
+    for scenario in scenarios {
+        let (against, ratio) = (&scenario["against"]["figures"], &scenario["against"]["ratio"]);
+        for figures in [scenario, against] {
+            assert!(figures["calls"].as_u64() > Some(0) && figures["errors"] == 0, "{scenario}");
+            assert!(figures["server_cpu_seconds"].is_number(), "{scenario}");
+            assert!(figures["cpu_seconds_per_gb"].is_number(), "{scenario}");
+        }
+        assert_eq!(ratio["rounds"].as_array().unwrap().len(), 3);
+        let [min, median, max] = ["min", "median", "max"].map(|field| ratio[field].as_f64().unwrap());
+        assert!(0.0 < min && min <= median && median <= max, "{ratio}");
+        assert_eq!(scenario["share"].is_null(), scenario["name"] == "mix", "{scenario}");
+    }
+    let table = bench(&arguments).await;
+    let table = String::from_utf8_lossy(&table.stdout).into_owned();
+    for head in ["against", "this machine", "CPU s/GB", "of limit", "ratio"] {
+        assert!(table.contains(head), "`{head}` is not in\n{table}");
     }
 }
 
@@ -84,6 +132,8 @@ async fn what_failed_is_said() {
         (vec![&*url, "--duration=0s"], "--duration"),
         (vec![&*url, "--digest-function=md5"], "md5"),
         (vec![&*url, "--exec-property=novalue"], "NAME=VALUE"),
+        (vec![&*url, "--against-pid=1"], "--against"),
+        (vec![], "<URL>"),
     ] {
         let output = bench(&arguments).await;
         assert!(!output.status.success() && output.stdout.is_empty(), "{arguments:?}");

@@ -3,9 +3,8 @@
 use async_trait::async_trait;
 use bytes::Bytes;
 use mortar_model::{
-    ActionResult, Blob, BlobStore, ChunkingParameters, Chunks, Context, Digest, DigestFunction,
-    ExecuteRequest, ExecutionMetadata, Executor, FastCdc2020, Outcome, Progress, RepMaxCdc, Stage,
-    Termination,
+    ActionResult, Blob, BlobStore, ChunkingParameters, Context, Digest, DigestFunction, ExecuteRequest,
+    ExecutionMetadata, Executor, FastCdc2020, Outcome, Progress, RepMaxCdc, Stage, Termination,
 };
 use mortar_services::{
     Operations, Ports,

@@ -72,7 +72,7 @@ impl Shared {
                         stored: 0,
                         ..header
                     };
-                    copies.push(self.copy_of(place, removal, Bytes::new(), 0));
+                    copies.push(self.copy_of(place, removal, Bytes::new(), None));
                 }
                 continue;
             }

@@ -6,6 +6,7 @@ use mortar_model::{
     context::{Promise, RequestMetadata},
 };
 use mortar_store::{DiskConfig, DiskStore, Policy};
+use mortar_testkit::codec::TableCodec;
 use mortar_testkit::conformance::Random;
 use std::{
     fs,
@@ -216,4 +217,11 @@ impl Clock for HeldClock {
     fn wall(&self) -> SystemTime {
         self.start.1 + self.passed()
     }
+}
+
+/// Action results in memory.
+pub fn memory_actions() -> Arc<dyn mortar_model::ActionCache> {
+    let (blobs, codec) = (mortar_store::MemoryStore::new(1 << 30), Arc::new(TableCodec::default()));
+    let results = Arc::new(mortar_store::Results::new(blobs.clone(), codec.clone()));
+    Arc::new(mortar_store::Completeness::new(results, blobs, codec))
 }

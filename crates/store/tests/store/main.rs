@@ -5,6 +5,7 @@ mod chunked;
 mod conformance;
 mod crashes;
 mod damage;
+mod decorators;
 mod encodings;
 mod eviction;
 mod fixture;
