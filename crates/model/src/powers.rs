@@ -136,8 +136,8 @@ impl fmt::Debug for UploadId {
 #[async_trait]
 pub trait UploadSessions: Send + Sync {
     /// Begins an upload or takes it up where it was left. While one caller holds an upload, another that opens it
-    /// takes it over: the first one's next call fails with `Aborted`. The bytes of the upload come in `encoding`, and
-    /// are counted as they come.
+    /// takes it over: the first one's next call fails with `Aborted`. The bytes of the upload come in `encoding`. Who
+    /// takes up an upload in zstd begins new frames, of the content from where it was left.
     async fn open(
         &self,
         context: &Context,
@@ -146,14 +146,15 @@ pub trait UploadSessions: Send + Sync {
         encoding: Encoding,
     ) -> Result<Box<dyn Upload>>;
 
-    /// How many bytes of an upload are committed, in its encoding; none if it is not known.
+    /// How many bytes of content of an upload are committed; none if it is not known.
     async fn committed(&self, context: &Context, id: &UploadId) -> Result<Option<u64>>;
 }
 
 /// An upload in progress. Dropping it keeps what was written, for a while, so that it can be resumed.
 #[async_trait]
 pub trait Upload: Send {
-    /// How many bytes were taken so far, in the upload's encoding.
+    /// Where the next bytes stand: bytes of content when the upload is opened; from then on, each byte that is taken
+    /// counts as it comes.
     fn committed(&self) -> u64;
 
     /// Takes the next bytes. More content than the digest's size is a mismatch.

@@ -19,8 +19,9 @@ impl<I: Intake> Incoming<I> {
         match encoding {
             Encoding::Identity => Self::Identity(content),
             Encoding::Zstd => {
-                let inflate = Inflate::new(digest.size());
-                Self::Zstd(Inflating { content, inflate, digest })
+                let mut inflating = Inflating { inflate: Inflate::new(0), content, digest };
+                inflating.go_on();
+                Self::Zstd(inflating)
             }
         }
     }
@@ -38,6 +39,20 @@ impl<I: Intake> Intake for Incoming<I> {
         match self {
             Self::Identity(content) => content.finish(),
             Self::Zstd(inflating) => inflating.finish(),
+        }
+    }
+
+    fn taken(&self) -> u64 {
+        match self {
+            Self::Identity(content) => content.taken(),
+            Self::Zstd(inflating) => inflating.taken(),
+        }
+    }
+
+    fn go_on(&mut self) {
+        match self {
+            Self::Identity(content) => content.go_on(),
+            Self::Zstd(inflating) => inflating.go_on(),
         }
     }
 }
@@ -65,5 +80,14 @@ impl<I: Intake> Intake for Inflating<I> {
     fn finish(self) -> Result<()> {
         self.inflate.finish().map_err(|flaw| flaw.of_upload(self.digest))?;
         self.content.finish()
+    }
+
+    fn taken(&self) -> u64 {
+        self.content.taken()
+    }
+
+    /// Frames that were begun are of no use any more: whoever goes on begins new ones.
+    fn go_on(&mut self) {
+        self.inflate = Inflate::new(self.digest.size().saturating_sub(self.content.taken()));
     }
 }

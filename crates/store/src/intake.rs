@@ -12,10 +12,11 @@ pub(crate) trait Intake: Send + Sized + 'static {
     /// Checks the whole and keeps it.
     fn finish(self) -> Result<()>;
 
-    /// How many bytes were taken before it was made: those of an upload that is continued.
-    fn taken(&self) -> u64 {
-        0
-    }
+    /// How much content it has taken, in bytes.
+    fn taken(&self) -> u64;
+
+    /// Somebody else goes on with an upload, from what was taken of the content so far.
+    fn go_on(&mut self) {}
 }
 
 /// Takes a whole blob. While one piece is hashed and written, the next is received.

@@ -232,6 +232,10 @@ impl Intake for Buffer {
         self.kept.lock().insert(self.digest.into(), self.bytes.freeze(), self.digest.size());
         Ok(())
     }
+
+    fn taken(&self) -> u64 {
+        self.hasher.size()
+    }
 }
 
 /// A map that forgets what was not used for longest when its sizes exceed a limit.

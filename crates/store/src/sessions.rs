@@ -47,6 +47,17 @@ struct Partial<I> {
     holder: u64,
 }
 
+impl<I: Intake> Partial<I> {
+    /// Somebody else goes on. What was sent in zstd and not looked into yet is of no use to him.
+    fn go_on(&mut self, encoding: Encoding) {
+        let Some(intake) = self.intake.as_mut().filter(|_| encoding == Encoding::Zstd) else { return };
+        intake.go_on();
+        self.committed = intake.taken();
+        self.pending.clear();
+        self.pending_length = 0;
+    }
+}
+
 impl<I: Intake> Sessions<I> {
     pub fn new(keep: Duration, max_idle: usize, clock: Arc<dyn Clock>) -> Self {
         Self { table: Arc::default(), keep, max_idle, clock }
@@ -92,6 +103,7 @@ impl<I: Intake> Sessions<I> {
         {
             let mut partial = session.partial.lock().await;
             if partial.intake.is_some() {
+                partial.go_on(encoding);
                 partial.holder += 1;
                 let (holder, committed) = (partial.holder, partial.committed);
                 drop(partial);
@@ -115,7 +127,11 @@ impl<I: Intake> Sessions<I> {
         self.expire();
         let session = self.table.lock().get(&(context.instance.clone(), id.clone())).cloned()?;
         let partial = session.partial.lock().await;
-        partial.intake.as_ref().map(|_| partial.committed)
+        let intake = partial.intake.as_ref()?;
+        Some(match session.encoding {
+            Encoding::Identity => partial.committed,
+            Encoding::Zstd => intake.taken(),
+        })
     }
 
     fn handle(&self, name: Name, session: Arc<Session<I>>, holder: u64, committed: u64) -> Box<dyn Upload> {

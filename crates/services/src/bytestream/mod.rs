@@ -57,8 +57,7 @@ impl Service {
             )
     }
 
-    /// An upload in zstd that was left is begun anew: the protocol has its clients go on with new frames at an offset of
-    /// the content, not with the frames that they had begun.
+    /// What is committed counts content, also of an upload in zstd: whoever goes on begins new frames there.
     async fn status(&self, context: Context, name: &str) -> Result<QueryWriteStatusResponse> {
         let resource = self.served(Resource::parse_write(name)?)?;
         let context = context.with_instance(resource.instance.clone());
@@ -68,10 +67,7 @@ impl Service {
                 complete: true,
             });
         }
-        let committed = match resource.encoding {
-            Encoding::Identity => self.uploads.committed(&context, &upload_id(&resource)).await?.unwrap_or(0),
-            Encoding::Zstd => 0,
-        };
+        let committed = self.uploads.committed(&context, &upload_id(&resource)).await?.unwrap_or(0);
         Ok(QueryWriteStatusResponse { committed_size: signed(committed), complete: false })
     }
 

@@ -53,6 +53,13 @@ impl Intake for Arriving {
             Self::Large(sink) => sink.finish(),
         }
     }
+
+    fn taken(&self) -> u64 {
+        match self {
+            Self::Small(gathering) => gathering.taken(),
+            Self::Large(sink) => sink.taken(),
+        }
+    }
 }
 
 /// A small blob as it comes.
@@ -86,6 +93,10 @@ impl Intake for Gathering {
         let append = Append::content(self.digest, Encoding::Identity, content, self.stamp);
         let answer = self.shared.log.append([append]).pop().expect("one was handed in");
         answered_blocking(answer).map(drop)
+    }
+
+    fn taken(&self) -> u64 {
+        self.bytes.len() as u64
     }
 }
 

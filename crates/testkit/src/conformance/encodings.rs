@@ -163,8 +163,17 @@ fn uploads(subject: &Subject) -> Result<&dyn UploadSessions> {
 }
 
 /// Sends `zstd` from where the upload stands, in pieces, and ends it.
-async fn send(mut upload: Box<dyn Upload>, zstd: &Bytes, step: usize) -> mortar_model::Result<()> {
-    let mut at = upload.committed() as usize;
+async fn send(upload: Box<dyn Upload>, zstd: &Bytes, step: usize) -> mortar_model::Result<()> {
+    let at = upload.committed() as usize;
+    send_from(upload, zstd, at, step).await
+}
+
+async fn send_from(
+    mut upload: Box<dyn Upload>,
+    zstd: &Bytes,
+    mut at: usize,
+    step: usize,
+) -> mortar_model::Result<()> {
     while at < zstd.len() {
         let end = zstd.len().min(at + step);
         upload.write(zstd.slice(at..end)).await?;
@@ -189,22 +198,32 @@ pub(super) async fn a_compressed_upload_comes_back(subject: &Subject) -> Result<
 
 pub(super) async fn a_compressed_upload_resumes_where_it_was_left(subject: &Subject) -> Result<()> {
     for (digest, bytes) in contents(subject, LENGTH) {
-        let (id, zstd) = (new_id(), frames(&bytes)?);
+        let id = new_id();
         let open =
             || uploads(subject).map(|uploads| uploads.open(&subject.context, &id, digest, Encoding::Zstd));
-        for reached in [3, 1000, zstd.len() / 2, zstd.len() - 1] {
+        let mut known = 0;
+        for _ in 0..4 {
             let mut upload = open()?.await?;
-            upload.write(zstd.slice(upload.committed() as usize..reached)).await?;
-            ensure!(upload.committed() == reached as u64, "{} bytes are committed", upload.committed());
+            let start = upload.committed();
+            ensure!(start >= known, "{known} bytes of content were committed, {start} are");
+            known = start;
+            // New frames from there on, but for their end.
+            let zstd = frames(&bytes[start as usize..])?;
+            for part in zstd.slice(..zstd.len() / 2).chunks(50_000) {
+                upload.write(Bytes::copy_from_slice(part)).await?;
+            }
             drop(upload);
             let committed = uploads(subject)?.committed(&subject.context, &id).await?;
             ensure!(
-                committed == Some(reached as u64),
-                "{reached} bytes were sent, {committed:?} are committed"
+                committed.is_some_and(|committed| (known..LENGTH as u64).contains(&committed)),
+                "{committed:?} of {LENGTH} bytes of content are committed, which were {known} before"
             );
             subject.expect_missing(digest).await?;
         }
-        send(open()?.await?, &zstd, 50_000).await?;
+        let upload = open()?.await?;
+        let rest = frames(&bytes[upload.committed() as usize..])?;
+        ensure!(upload.committed() > 0, "nothing is committed of what was sent");
+        send_from(upload, &rest, 0, 50_000).await?;
         subject.expect_whole(digest, &bytes).await?;
     }
     Ok(())
