@@ -1,4 +1,5 @@
 //! Tests of the stores through their public interface.
+mod bits;
 mod conformance;
 mod crashes;
 mod damage;
