@@ -167,7 +167,7 @@ impl Shared {
         let logged: Result<Vec<_>> =
             self.log.append([self.removal(key)]).into_iter().map(super::log::answered_blocking).collect();
         if entry.form == Form::File {
-            self.file_paths(key).iter().for_each(|path| drop(self.medium.remove(path)));
+            self.remove_files(key);
             self.names.end_removal(key);
         }
         logged.map(|_| removed.is_some())

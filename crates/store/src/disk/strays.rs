@@ -19,6 +19,16 @@ use std::{
 pub(super) struct Strays(Mutex<HashSet<Key>>);
 
 impl Shared {
+    /// Removes the files of a blob that is no more; the caller has hold of their name.
+    pub(super) fn remove_files(&self, key: Key) {
+        let paths = self.file_paths(key);
+        let failed = |path: &PathBuf| self.medium.remove(path).is_err() && path.exists();
+        if paths.iter().filter(|path| failed(path)).count() > 0 {
+            // It is tried again later.
+            self.suspect(key);
+        }
+    }
+
     /// Takes note that a blob may have a file that no record tells of.
     pub(super) fn suspect(&self, key: Key) {
         self.strays.0.lock().insert(key);

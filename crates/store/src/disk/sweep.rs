@@ -203,9 +203,7 @@ impl Shared {
         }
         self.log_removal(&going);
         for key in going {
-            for path in self.file_paths(key) {
-                let _ = self.medium.remove(&path);
-            }
+            self.remove_files(key);
             self.names.end_removal(key);
         }
     }

@@ -5,7 +5,7 @@ use super::{
     table::{Entry, Form},
 };
 use parking_lot::Mutex;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering::Relaxed};
 
 /// What entries of the index stand for, or by how much that changed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -45,15 +45,16 @@ fn counted(entry: &Entry) -> Option<usize> {
 /// Bytes and numbers of things.
 #[derive(Default)]
 pub(super) struct Usage {
-    /// Blobs that are files of their own.
-    files: AtomicU64,
+    /// Blobs that are files of their own. Signed, as are the numbers: until all is counted, they may be short of what is
+    /// taken away.
+    files: AtomicI64,
     /// Files made of blobs that are none, for those who need files.
     pub made: AtomicU64,
     /// Writes that were begun, and room that is kept for them.
     pub in_flight: AtomicU64,
     pub quarantine: AtomicU64,
     /// Blobs, results, values.
-    counts: [AtomicU64; 3],
+    counts: [AtomicI64; 3],
     /// As they were taken over from the last run.
     restored: Mutex<Figures>,
 }
@@ -63,15 +64,15 @@ impl Usage {
     pub fn replaced(&self, before: Option<&Entry>, after: Option<&Entry>) {
         for (entry, sign) in before.map(|entry| (entry, -1)).into_iter().chain(after.map(|entry| (entry, 1)))
         {
-            add(&self.files, sign * file_bytes(entry) as i64);
+            self.files.fetch_add(sign * file_bytes(entry) as i64, Relaxed);
             if let Some(kind) = counted(entry) {
-                add(&self.counts[kind], sign);
+                self.counts[kind].fetch_add(sign, Relaxed);
             }
         }
     }
 
     pub fn files(&self) -> u64 {
-        self.files.load(Relaxed)
+        self.files.load(Relaxed).max(0) as u64
     }
 
     /// Takes up the figures of an earlier run.
@@ -85,21 +86,21 @@ impl Usage {
     pub fn correct(&self, restored: Figures) {
         let mut before = self.restored.lock();
         let error = restored.plus(*before, -1);
-        add(&self.files, error.files);
-        self.counts.iter().zip(error.counts).for_each(|(count, error)| add(count, error));
+        self.files.fetch_add(error.files, Relaxed);
+        for (count, error) in self.counts.iter().zip(error.counts) {
+            count.fetch_add(error, Relaxed);
+        }
         *before = restored;
     }
 
     pub fn counts(&self) -> [u64; 3] {
-        [0, 1, 2].map(|kind| self.counts[kind].load(Relaxed))
+        [0, 1, 2].map(|kind| self.counts[kind].load(Relaxed).max(0) as u64)
     }
 
     /// All but segments and index.
     pub fn beside_segments(&self) -> u64 {
-        [&self.files, &self.made, &self.in_flight, &self.quarantine]
-            .map(|part| part.load(Relaxed))
-            .iter()
-            .sum()
+        let parts = [&self.made, &self.in_flight, &self.quarantine].map(|part| part.load(Relaxed));
+        self.files() + parts.iter().sum::<u64>()
     }
 }
 

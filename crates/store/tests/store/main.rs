@@ -1,6 +1,7 @@
 //! The stores and decorators under the conformance suite, and the disk store under faults.
 #![allow(clippy::unwrap_used)]
 
+mod bits;
 mod chunked;
 mod conformance;
 mod crashes;

@@ -246,21 +246,21 @@ async fn run_all(what: What, errno: i32, step: usize) {
         run(what, number, false, errno).await;
     }
     // What a disk can no longer give is lost; anything else that it no longer does harms nothing that is there.
-    for number in (0..count).step_by(1 + count as usize / 4).filter(|_| what != What::Read) {
+    for number in (0..count).step_by(1 + count as usize / 2).filter(|_| what != What::Read) {
         run(what, number, true, errno).await;
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_disk_that_is_full_at_any_write() {
-    run_all(What::Write, FULL, every(3)).await;
+    run_all(What::Write, FULL, every(9)).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_disk_that_fails_at_any_step() {
     for what in What::ALL {
         // Those of which there are many, now and then.
-        let step = if matches!(what, What::Read | What::Write) { 11 } else { 5 };
+        let step = if matches!(what, What::Read | What::Write) { 45 } else { 13 };
         run_all(what, BROKEN, every(step)).await;
     }
 }
