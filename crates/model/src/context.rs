@@ -14,6 +14,8 @@ pub struct Context {
     pub deadline: Option<Instant>,
     /// What "present" is to mean.
     pub promise: Promise,
+    /// What is to become of a blob that was lost.
+    pub lost: Lost,
 }
 
 impl Context {
@@ -37,6 +39,17 @@ pub enum Promise {
     Lease,
     /// Only now: a look that must not keep anything alive.
     Glance,
+}
+
+/// What is to become of a blob that was lost although the action is known that makes it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Lost {
+    /// The caller is told that it is missing: it writes blobs itself, or must not wait for other executions.
+    #[default]
+    Told,
+    /// It is made again where somebody can do that: a read waits for it, and a search for missing blobs counts it as
+    /// present without waiting. For callers that read what they were told is there.
+    Remade,
 }
 
 /// The name of an instance: segments divided by `/`, none of them a keyword of resource names. Empty by default.

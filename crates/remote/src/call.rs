@@ -16,6 +16,7 @@ impl Inner {
         if *context.request != RequestMetadata::default() {
             metadata::to_headers(&context.request, request.metadata_mut());
         }
+        metadata::lost_to_headers(context.lost, request.metadata_mut());
         if let Some(deadline) = context.deadline {
             request.set_timeout(deadline.saturating_duration_since(Instant::now()));
         }

@@ -6,8 +6,10 @@ pub mod bazelrc;
 mod look_up;
 mod missing;
 mod requirements;
+mod rewind;
 mod status_page;
 mod worker_sessions;
 
 pub use assemble::{Server, Settings};
 pub use mortar_scheduler::{Config as SchedulerConfig, Scheduler, WorkerLink};
+pub use rewind::RewindStats;

@@ -1,6 +1,9 @@
 //! The page that a browser finds at `/`: what this server is, what it holds and what it does.
 
-use crate::bazelrc;
+use crate::{
+    bazelrc,
+    rewind::{RewindStats, Rewinder},
+};
 use axum::{
     Router,
     extract::State,
@@ -11,7 +14,7 @@ use axum::{
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 use mortar_scheduler::{Scheduler, Status};
 use mortar_services::{OperationSummary, Operations, Traffic};
-use mortar_store::{DiskStore, StoreStats};
+use mortar_store::{Completeness, DiskStore, StoreStats};
 use std::{sync::Arc, time::Duration};
 
 /// What the page tells of.
@@ -20,6 +23,8 @@ pub(crate) struct Page {
     pub(crate) url: Arc<str>,
     pub(crate) store: Arc<DiskStore>,
     pub(crate) scheduler: Scheduler,
+    pub(crate) completeness: Arc<Completeness>,
+    pub(crate) rewinder: Rewinder,
     pub(crate) operations: Operations,
     pub(crate) traffic: Traffic,
 }
@@ -32,11 +37,20 @@ pub(crate) fn router(page: Page) -> Router {
 /// The figures of the page: bytes, counts since the start.
 async fn figures(State(page): State<Page>) -> impl IntoResponse {
     let (status, stats) = (page.scheduler.status().await, page.store.stats());
+    let (results, rewinds) = (page.completeness.stats(), page.rewinder.stats());
     let figures = serde_json::json!({
         "version": env!("CARGO_PKG_VERSION"),
         "storage": {
             "bytes": stats.bytes, "max_size": stats.max_size, "blobs": stats.blobs, "action_results": stats.results,
             "evictions": stats.evictions, "quarantined": stats.quarantined, "counted": stats.walked,
+        },
+        "results": {
+            "served": results.served, "incomplete": results.incomplete, "removed": results.removed,
+            "not_kept": results.not_kept,
+        },
+        "rewinding": {
+            "attempted": rewinds.attempted, "made": rewinds.made, "failed": rewinds.failed,
+            "too_deep": rewinds.too_deep,
         },
         "traffic": { "received_bytes": page.traffic.received(), "sent_bytes": page.traffic.sent() },
         "executions": {
@@ -67,6 +81,7 @@ async fn show(State(page): State<Page>) -> Html<String> {
                 (storage(&page.store.stats()))
                 (workers(&status))
                 (queue(&status, &page.operations.running()))
+                (lost(&page.rewinder.stats()))
             }
         }
     };
@@ -163,6 +178,19 @@ fn queue(status: &Status, operations: &[OperationSummary]) -> Markup {
                         }
                     }
                 }
+            }
+        }
+    }
+}
+
+fn lost(rewinds: &RewindStats) -> Markup {
+    html! {
+        section {
+            h2 { "Lost blobs" }
+            dl {
+                dt { "Actions run again for them" } dd { (rewinds.attempted) }
+                dt { "Made again" } dd { (rewinds.made) }
+                dt { "Not made again" } dd { (rewinds.failed) }
             }
         }
     }

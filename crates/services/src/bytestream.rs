@@ -89,7 +89,8 @@ impl ByteStream for Service {
         request: Request<ReadRequest>,
     ) -> Result<Response<BoxStream<'static, Result<ReadResponse, Status>>>, Status> {
         let (headers, _, request) = request.into_parts();
-        let chunks = self.open_read(call::from_headers(&headers), request).await.map_err(call::refuse)?;
+        let context = call::reading(call::from_headers(&headers), &headers);
+        let chunks = self.open_read(context, request).await.map_err(call::refuse)?;
         let responses = chunks.map(|chunk| chunk.map(|data| ReadResponse { data }).map_err(call::refuse));
         Ok(Response::new(responses.boxed()))
     }

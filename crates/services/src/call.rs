@@ -1,6 +1,7 @@
 //! From a gRPC request to the context of a call, and from an error to its status.
 
 use mortar_model::{Blame, Context, Error, InstanceName};
+use mortar_wire::metadata::lost_from_headers;
 use std::{
     sync::Arc,
     time::{Duration, Instant},
@@ -20,6 +21,12 @@ pub(crate) fn from_headers(headers: &MetadataMap) -> Context {
         deadline: timeout(headers).and_then(|timeout| Instant::now().checked_add(timeout)),
         ..Context::default()
     }
+}
+
+/// The context of a call that reads what its caller was told is there: what was lost is made again, unless he is one who
+/// wants to be told.
+pub(crate) fn reading(context: Context, headers: &MetadataMap) -> Context {
+    Context { lost: lost_from_headers(headers), ..context }
 }
 
 /// The status of a refused call; what is our own fault is logged with its causes.

@@ -112,7 +112,7 @@ impl ContentAddressableStorage for Service {
         request: Request<FindMissingBlobsRequest>,
     ) -> Result<Response<FindMissingBlobsResponse>, Status> {
         let (headers, _, request) = request.into_parts();
-        let context = call::context(&headers, &request.instance_name)?;
+        let context = call::reading(call::context(&headers, &request.instance_name)?, &headers);
         self.missing(&context, request).await.map(Response::new).map_err(call::refuse)
     }
 
@@ -130,7 +130,7 @@ impl ContentAddressableStorage for Service {
         request: Request<BatchReadBlobsRequest>,
     ) -> Result<Response<BatchReadBlobsResponse>, Status> {
         let (headers, _, request) = request.into_parts();
-        let context = call::context(&headers, &request.instance_name)?;
+        let context = call::reading(call::context(&headers, &request.instance_name)?, &headers);
         self.read(&context, request).await.map(Response::new).map_err(call::refuse)
     }
 
@@ -139,7 +139,7 @@ impl ContentAddressableStorage for Service {
         request: Request<GetTreeRequest>,
     ) -> Result<Response<BoxStream<'static, Result<GetTreeResponse, Status>>>, Status> {
         let (headers, _, request) = request.into_parts();
-        let context = call::context(&headers, &request.instance_name)?;
+        let context = call::reading(call::context(&headers, &request.instance_name)?, &headers);
         let pages = tree::Pages::open(context, self.blobs.clone(), request).await.map_err(call::refuse)?;
         Ok(Response::new(pages.into_stream().map(|page| page.map_err(call::refuse)).boxed()))
     }

@@ -11,7 +11,7 @@ use futures::{StreamExt, TryStreamExt};
 use http::{HeaderMap, Method, StatusCode, header};
 use mortar_model::{
     ActionKey, Blame, Blob, ByteStream, Codec, Context, Digest, DigestFunction, Error, InstanceName, Kind,
-    Range, RequestMetadata, Result,
+    Range, RequestMetadata, Result, context::Lost,
 };
 use mortar_wire::Protobuf;
 use std::{sync::Arc, time::Duration};
@@ -49,6 +49,7 @@ impl HttpCache {
 
     async fn get_blob(&self, context: &Context, item: &Item, method: &Method) -> Result<Response> {
         let hash = item.hash()?;
+        let context = &Context { lost: Lost::Remade, ..context.clone() };
         let found = self.ports.index.lookup(context, DigestFunction::Sha256, &hash.hash).await?;
         let digest = found.ok_or_else(|| Error::not_found("blob", hash.hex()))?;
         let body = if method == Method::HEAD {

@@ -1,137 +1,164 @@
-//! A decorator of the action cache: a result is served only if it can be used.
+//! The action cache that clients see: a result is kept and served only if it can be used.
+
+mod closure;
 
 use async_trait::async_trait;
-use bytes::Bytes;
-use futures::{StreamExt, TryStreamExt, stream};
+use closure::Closure;
 use mortar_model::{
-    ActionCache, ActionKey, ActionResult, BlobStore, BlobStoreExt, Codec, Context, Digest, DigestSet,
-    Directory, Error, Kind, Result,
+    ActionCache, ActionKey, ActionResult, BlobStore, Clock, Codec, Context, DigestSet, KeptResult, Result,
+    ResultStore, SystemClock,
 };
-use std::sync::Arc;
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering},
+};
 
-/// The largest Tree message that is read to look into it, in bytes.
-const MAX_TREE: u64 = 64 * 1024 * 1024;
-/// The largest Directory message.
-const MAX_DIRECTORY: u64 = 16 * 1024 * 1024;
-/// The most different directories that are looked into for one result.
-const MAX_DIRECTORIES: usize = 1_000_000;
-/// Directories that are read at the same time.
-const READS: usize = 16;
-
-/// Serves a result only if it is a success and every blob that it names is present: output files, trees and their
+/// Serves a result only if it is a success and every blob that it needs is present: output files, trees and their
 /// files, root directories and everything below them, stdout and stderr. Otherwise it is unknown, and the action runs
 /// again. Asking extends the promise of all those blobs, so that a client may build on them.
 ///
-/// Stands before every action cache whose results are served to clients. A failed result (a non-zero exit code) is
-/// not stored, without an error, since clients may send any result that they have.
+/// Which blobs those are is found once, when the result is put, and kept with it: a look-up costs one search for missing
+/// blobs and reads nothing. A result that is put and cannot be used (a failure, or one that lacks blobs) is not kept,
+/// without an error, since clients may send any result that they have; blobs come before the results that name them.
+///
+/// A kept result that lacks a blob is removed, unless that blob may be made again by an action that is known.
+///
+/// Stands before every store of results that are served to clients.
 pub struct Completeness {
-    inner: Arc<dyn ActionCache>,
+    results: Arc<dyn ResultStore>,
     blobs: Arc<dyn BlobStore>,
     codec: Arc<dyn Codec>,
+    clock: Arc<dyn Clock>,
+    remakes: bool,
+    counts: Counts,
+}
+
+#[derive(Default)]
+struct Counts {
+    served: AtomicU64,
+    incomplete: AtomicU64,
+    removed: AtomicU64,
+    not_kept: AtomicU64,
+}
+
+/// What became of results since the start.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct CompletenessStats {
+    /// Look-ups that were answered with a result.
+    pub served: u64,
+    /// Look-ups that found a result and did not serve it, since a blob was missing.
+    pub incomplete: u64,
+    /// Results removed for that reason.
+    pub removed: u64,
+    /// Successes that were put and not kept, since they named what was not there or could not be read.
+    pub not_kept: u64,
 }
 
 impl Completeness {
-    /// Over `inner`, whose results name blobs in `blobs`; trees and directories are decoded by `codec`.
-    pub fn new(inner: Arc<dyn ActionCache>, blobs: Arc<dyn BlobStore>, codec: Arc<dyn Codec>) -> Self {
-        Self { inner, blobs, codec }
+    /// Over `results`, which need blobs in `blobs`; trees and directories are decoded by `codec`.
+    pub fn new(results: Arc<dyn ResultStore>, blobs: Arc<dyn BlobStore>, codec: Arc<dyn Codec>) -> Self {
+        let (clock, counts) = (Arc::new(SystemClock), Counts::default());
+        Self { results, blobs, codec, clock, remakes: false, counts }
     }
 
-    async fn is_complete(&self, context: &Context, result: &ActionResult) -> Result<bool> {
-        if !self.all_present(context, &result.named_blobs()).await? {
+    /// The same where lost blobs are made again: what lacks only such blobs is not served, but kept, since it is whole
+    /// again when they are. Whoever fails to make one removes the results that need it.
+    #[must_use]
+    pub fn with_remakes(self) -> Self {
+        Self { remakes: true, ..self }
+    }
+
+    /// What became of results since the start.
+    pub fn stats(&self) -> CompletenessStats {
+        let Counts { served, incomplete, removed, not_kept } = &self.counts;
+        CompletenessStats {
+            served: served.load(Ordering::Relaxed),
+            incomplete: incomplete.load(Ordering::Relaxed),
+            removed: removed.load(Ordering::Relaxed),
+            not_kept: not_kept.load(Ordering::Relaxed),
+        }
+    }
+
+    async fn missing_of(&self, context: &Context, closure: &DigestSet) -> Result<DigestSet> {
+        match closure.is_empty() {
+            true => Ok(DigestSet::new()),
+            false => self.blobs.find_missing(context, closure).await,
+        }
+    }
+
+    /// A result that lacks blobs was found.
+    async fn lacks(&self, context: &Context, key: ActionKey, holes: &DigestSet) -> Result<()> {
+        count(&self.counts.incomplete);
+        if self.may_be_whole_again(holes).await? {
+            tracing::debug!(?key, holes = holes.len(), "an action result lacks blobs that can be made again");
+            return Ok(());
+        }
+        tracing::debug!(?key, holes = holes.len(), "an action result lacks blobs and is removed");
+        if self.results.remove(context, key).await? {
+            count(&self.counts.removed);
+        }
+        Ok(())
+    }
+
+    async fn may_be_whole_again(&self, holes: &DigestSet) -> Result<bool> {
+        if !self.remakes {
             return Ok(false);
         }
-        // One tree at a time, to hold one in memory; what they name is asked for at once.
-        let mut named = DigestSet::new();
-        for digest in result.directories.iter().filter_map(|directory| directory.tree_digest) {
-            let decode = |bytes| self.codec.decode_tree(digest.function(), bytes);
-            let Some(tree) = self.look(context, digest, MAX_TREE, decode).await? else { return Ok(false) };
-            let levels = tree.children.iter().chain([&tree.root]);
-            named.extend(levels.flat_map(|level| &level.files).map(|file| file.digest));
-        }
-        let roots = result.directories.iter().filter_map(|directory| directory.root_directory_digest);
-        Ok(self.all_present(context, &named).await? && self.all_below(context, roots.collect()).await?)
-    }
-
-    async fn all_present(&self, context: &Context, digests: &DigestSet) -> Result<bool> {
-        Ok(digests.is_empty() || self.blobs.find_missing(context, digests).await?.is_empty())
-    }
-
-    /// Whether everything below these directories is present, as far as a result may name that much. Goes level by
-    /// level: each directory is read once, each blob asked for once, those of a level in one call.
-    async fn all_below(&self, context: &Context, roots: DigestSet) -> Result<bool> {
-        let (mut asked, mut known, mut level) = (roots.clone(), roots.clone(), roots);
-        while !level.is_empty() {
-            if known.len() > MAX_DIRECTORIES {
-                tracing::warn!(
-                    "an action result is not served: it has more than {MAX_DIRECTORIES} directories"
-                );
+        for hole in holes.iter() {
+            if self.results.producers(hole).await?.is_empty() {
                 return Ok(false);
             }
-            let reads = level.into_iter().map(|digest| {
-                let decode = move |bytes| self.codec.decode_directory(digest.function(), bytes);
-                self.look(context, digest, MAX_DIRECTORY, decode)
-            });
-            let read: Vec<Option<Directory>> =
-                stream::iter(reads).buffer_unordered(READS).try_collect().await?;
-            let (mut next, mut named) = (DigestSet::new(), DigestSet::new());
-            for directory in read {
-                let Some(directory) = directory else { return Ok(false) };
-                let children = directory.directories.iter().map(|node| node.digest);
-                let blobs = directory.files.iter().map(|file| file.digest).chain(children.clone());
-                named.extend(blobs.filter(|digest| asked.insert(*digest)));
-                next.extend(children.filter(|digest| known.insert(*digest)));
-            }
-            if !self.all_present(context, &named).await? {
-                return Ok(false);
-            }
-            level = next;
         }
         Ok(true)
     }
 
-    /// A message that a result names; none where it cannot be looked into, which makes the result useless.
-    async fn look<T>(
-        &self,
-        context: &Context,
-        digest: Digest,
-        limit: u64,
-        decode: impl FnOnce(Bytes) -> Result<T>,
-    ) -> Result<Option<T>> {
-        match self.blobs.read_all(context, digest, limit).await.and_then(decode) {
-            Ok(message) => Ok(Some(message)),
-            Err(error) if is_useless(&error) => {
-                tracing::warn!(%digest, %error, "an action result is not served: it names what cannot be read");
-                Ok(None)
-            }
-            Err(error) => Err(error),
+    /// All that a result needs, if all of it is there.
+    async fn closure(&self, context: &Context, result: &ActionResult) -> Result<Option<DigestSet>> {
+        let named = result.named_blobs();
+        if !self.missing_of(context, &named).await?.is_empty() {
+            return Ok(None);
         }
+        let mut closure = Closure::new(context, &*self.blobs, &*self.codec, named);
+        if !closure.add_trees(result).await? || !closure.add_roots(result).await? {
+            return Ok(None);
+        }
+        // What the result itself names is asked for again, so that all of it is promised from the same moment on.
+        let closure = closure.found;
+        Ok(self.missing_of(context, &closure).await?.is_empty().then_some(closure))
     }
 }
 
-/// Whether the message is at fault. A store that does not answer is an error and no miss.
-fn is_useless(error: &Error) -> bool {
-    matches!(
-        error.kind(),
-        Kind::NotFound { .. }
-            | Kind::DataLoss { .. }
-            | Kind::InvalidArgument { .. }
-            | Kind::Mismatch { .. }
-            | Kind::ResourceExhausted { retry_after: None, .. }
-    )
+fn count(counter: &AtomicU64) {
+    counter.fetch_add(1, Ordering::Relaxed);
 }
 
 #[async_trait]
 impl ActionCache for Completeness {
     async fn get(&self, context: &Context, key: ActionKey) -> Result<Option<ActionResult>> {
-        let Some(result) = self.inner.get(context, key).await? else { return Ok(None) };
-        let usable = result.is_success() && self.is_complete(context, &result).await?;
-        Ok(usable.then_some(result))
+        let Some(kept) = self.results.get(context, key).await? else { return Ok(None) };
+        if !kept.result.is_success() {
+            return Ok(None);
+        }
+        let holes = self.missing_of(context, &kept.closure).await?;
+        if holes.is_empty() {
+            count(&self.counts.served);
+            return Ok(Some(kept.result));
+        }
+        self.lacks(context, key, &holes).await?;
+        Ok(None)
     }
 
     async fn put(&self, context: &Context, key: ActionKey, result: ActionResult) -> Result<()> {
-        match result.is_success() {
-            true => self.inner.put(context, key, result).await,
-            false => Ok(()),
+        if !result.is_success() {
+            return Ok(());
         }
+        let Some(closure) = self.closure(context, &result).await? else {
+            count(&self.counts.not_kept);
+            tracing::debug!(?key, "an action result is not kept: blobs that it needs are not there");
+            return Ok(());
+        };
+        let invocation = context.request.tool_invocation_id.clone();
+        let (closure, stored) = (Arc::new(closure), self.clock.wall());
+        self.results.put(context, key, KeptResult { result, closure, invocation, stored }).await
     }
 }

@@ -1,5 +1,5 @@
-//! Where blobs, action results and opaque values are kept: on disk ([`DiskStore`], [`DiskActionCache`]), in memory
-//! ([`MemoryStore`], [`MemoryActionCache`]), and the decorators that stand before them.
+//! Where blobs, action results and opaque values are kept: on disk ([`DiskStore`]) or in memory ([`MemoryStore`]), action
+//! results as records of either ([`Results`]), and the decorators that stand before them.
 //!
 //! Knows nothing of networks and of protobuf: messages are turned into bytes by a `Codec` that is passed in.
 
@@ -10,11 +10,13 @@ pub mod frames;
 mod intake;
 pub mod memory;
 pub mod records;
+pub mod results;
 mod sessions;
 pub mod size_limit;
 
-pub use completeness::Completeness;
+pub use completeness::{Completeness, CompletenessStats};
 pub use disk::{DiskConfig, DiskStore, Gate, Policy, Step, StoreStats};
-pub use memory::{MemoryActionCache, MemoryStore};
+pub use memory::MemoryStore;
 pub use records::{Record, RecordKind, Records};
+pub use results::{Results, purge::Selection};
 pub use size_limit::SizeLimit;

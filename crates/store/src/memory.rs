@@ -13,9 +13,8 @@ use futures::{
     stream::{self, BoxStream},
 };
 use mortar_model::{
-    ActionCache, ActionKey, ActionResult, Blame, Blob, BlobStore, Context, Digest, DigestFunction, DigestSet,
-    Encoding, Error, HashIndex, Hasher, InstanceName, Kind, Range, Result, SystemClock, Upload, UploadId,
-    UploadSessions, Values,
+    Blame, Blob, BlobStore, Context, Digest, DigestFunction, DigestSet, Encoding, Error, HashIndex, Hasher,
+    InstanceName, Kind, Range, Result, SystemClock, Upload, UploadId, UploadSessions, Values,
 };
 use parking_lot::Mutex;
 use std::{
@@ -28,7 +27,7 @@ use std::{
 const KEEP_UPLOADS: Duration = Duration::from_secs(60 * 60);
 const MAX_IDLE_UPLOADS: usize = 128;
 
-/// Blobs, uploads and opaque values in memory.
+/// Blobs, uploads, opaque values and records in memory.
 pub struct MemoryStore {
     kept: Arc<Mutex<Kept>>,
     max_size: u64,
@@ -204,30 +203,6 @@ impl Intake for Buffer {
             return Err(Error::mismatch(self.digest, actual.to_string(), Blame::Client));
         }
         self.kept.lock().insert(self.digest.into(), self.bytes.freeze(), self.digest.size());
-        Ok(())
-    }
-}
-
-/// Action results in memory, each instance's own. Keeps whatever it is given.
-pub struct MemoryActionCache {
-    results: Mutex<Recent<(InstanceName, ActionKey), ActionResult>>,
-}
-
-impl MemoryActionCache {
-    /// A cache of at most `max_results` results.
-    pub fn new(max_results: u64) -> Arc<Self> {
-        Arc::new(Self { results: Mutex::new(Recent::new(max_results)) })
-    }
-}
-
-#[async_trait]
-impl ActionCache for MemoryActionCache {
-    async fn get(&self, context: &Context, key: ActionKey) -> Result<Option<ActionResult>> {
-        Ok(self.results.lock().get(&(context.instance.clone(), key)))
-    }
-
-    async fn put(&self, context: &Context, key: ActionKey, result: ActionResult) -> Result<()> {
-        self.results.lock().insert((context.instance.clone(), key), result, 1);
         Ok(())
     }
 }

@@ -3,10 +3,16 @@
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures::{Stream, StreamExt, stream};
-use mortar_model::{Blob, BlobStore, Context, Digest, DigestSet, Error, Kind, Range, Result};
-use std::sync::{
-    Arc,
-    atomic::{AtomicUsize, Ordering},
+use mortar_model::{
+    Blob, BlobStore, Context, Digest, DigestFunction, DigestSet, Error, HashIndex, Kind, Range, Result,
+    context::Promise,
+};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
 };
 use tokio::sync::oneshot;
 
@@ -75,5 +81,117 @@ impl BlobStore for FailsAfter {
     async fn find_missing(&self, context: &Context, digests: &DigestSet) -> Result<DigestSet> {
         self.pass()?;
         self.inner.find_missing(context, digests).await
+    }
+}
+
+/// A store that loses blobs when it is told to, as a disk or an operator may, or as eviction does. What an invocation was
+/// promised it keeps from eviction for as long as the invocation lasts.
+pub struct Forgetful {
+    inner: Arc<dyn BlobStore>,
+    state: Mutex<Losses>,
+}
+
+#[derive(Default)]
+struct Losses {
+    /// Written by anybody, and not lost since.
+    held: HashSet<Digest>,
+    lost: HashSet<Digest>,
+    damaged: HashSet<Digest>,
+    /// What each invocation was promised.
+    promised: HashMap<String, HashSet<Digest>>,
+}
+
+impl Losses {
+    fn lose(&mut self, digest: Digest) {
+        self.held.remove(&digest);
+        self.lost.insert(digest);
+    }
+}
+
+impl Forgetful {
+    /// Over `inner`, which remembers.
+    pub fn new(inner: Arc<dyn BlobStore>) -> Self {
+        Self { inner, state: Mutex::default() }
+    }
+
+    fn state(&self) -> std::sync::MutexGuard<'_, Losses> {
+        self.state.lock().expect("nothing panics while it is locked")
+    }
+
+    /// Loses a blob, whatever was promised.
+    pub fn lose(&self, digest: Digest) {
+        self.state().lose(digest);
+    }
+
+    /// Damages a blob: it counts as present until it is read.
+    pub fn damage(&self, digest: Digest) {
+        self.state().damaged.insert(digest);
+    }
+
+    /// Evicts a blob, unless an invocation was promised it. Whether it went.
+    pub fn evict(&self, digest: Digest) -> bool {
+        let mut state = self.state();
+        let may_go = !state.promised.values().any(|promised| promised.contains(&digest));
+        if may_go {
+            state.lose(digest);
+        }
+        may_go
+    }
+
+    /// What is held, in no order.
+    pub fn held(&self) -> Vec<Digest> {
+        self.state().held.iter().copied().collect()
+    }
+
+    /// An invocation is over: nothing is promised to it any more.
+    pub fn end(&self, invocation: &str) {
+        self.state().promised.remove(invocation);
+    }
+}
+
+#[async_trait]
+impl BlobStore for Forgetful {
+    async fn read(&self, context: &Context, digest: Digest, range: Range) -> Result<Blob> {
+        {
+            let mut state = self.state();
+            if state.lost.contains(&digest) {
+                return Err(Error::not_found("blob", digest));
+            }
+            if state.damaged.remove(&digest) {
+                state.lose(digest);
+                let message = format!("blob `{digest}` was damaged in the store and is missing from now on");
+                return Err(Error::new(Kind::DataLoss { message }));
+            }
+        }
+        self.inner.read(context, digest, range).await
+    }
+
+    async fn write(&self, context: &Context, digest: Digest, blob: Blob) -> Result<()> {
+        self.inner.write(context, digest, blob).await?;
+        let mut state = self.state();
+        state.lost.remove(&digest);
+        state.held.insert(digest);
+        Ok(())
+    }
+
+    async fn find_missing(&self, context: &Context, digests: &DigestSet) -> Result<DigestSet> {
+        let missing = self.inner.find_missing(context, digests).await?;
+        let mut state = self.state();
+        let gone = |digest: &Digest| missing.contains(digest) || state.lost.contains(digest);
+        let (gone, here): (Vec<_>, Vec<_>) = digests.iter().partition(gone);
+        if context.promise == Promise::Lease {
+            let invocation = context.request.tool_invocation_id.clone();
+            state.promised.entry(invocation).or_default().extend(here);
+        }
+        Ok(gone.into_iter().collect())
+    }
+}
+
+/// Finds what is held.
+#[async_trait]
+impl HashIndex for Forgetful {
+    async fn lookup(&self, _: &Context, function: DigestFunction, hash: &[u8; 32]) -> Result<Option<Digest>> {
+        let of_hash = |digest: &&Digest| digest.function() == function && digest.hash() == hash;
+        Ok(self.state().held.iter().find(of_hash).copied())
     }
 }

@@ -1,9 +1,9 @@
-//! Request metadata: who calls, in a binary header of each call.
+//! What the headers of each call tell: who calls, and whether lost blobs are to be made again for him.
 
 use crate::reapi;
-use mortar_model::RequestMetadata;
+use mortar_model::{RequestMetadata, context::Lost};
 use prost::Message;
-use tonic::metadata::{BinaryMetadataKey, BinaryMetadataValue, MetadataMap};
+use tonic::metadata::{BinaryMetadataKey, BinaryMetadataValue, MetadataMap, MetadataValue};
 
 /// The header that holds it.
 pub const HEADER: &str = "build.bazel.remote.execution.v2.requestmetadata-bin";
@@ -18,6 +18,24 @@ pub fn from_headers(headers: &MetadataMap) -> RequestMetadata {
 pub fn to_headers(request: &RequestMetadata, headers: &mut MetadataMap) {
     let value = BinaryMetadataValue::from_bytes(&to_wire(request).encode_to_vec());
     headers.insert_bin(BinaryMetadataKey::from_static(HEADER), value);
+}
+
+/// The header of a caller that wants to be told of lost blobs; those of other houses never send it.
+const LOST: &str = "mortar-lost-blobs";
+
+/// What the caller wants done about blobs that were lost. Made again, unless he says otherwise.
+pub fn lost_from_headers(headers: &MetadataMap) -> Lost {
+    match headers.get(LOST) {
+        Some(value) if value == "told" => Lost::Told,
+        _ => Lost::Remade,
+    }
+}
+
+/// Tells a server what is to be done about blobs that were lost.
+pub fn lost_to_headers(lost: Lost, headers: &mut MetadataMap) {
+    if lost == Lost::Told {
+        headers.insert(LOST, MetadataValue::from_static("told"));
+    }
 }
 
 /// From the message.

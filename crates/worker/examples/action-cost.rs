@@ -7,8 +7,8 @@ use mortar_model::{
     action::Outputs,
     session::{ExecutionId, Run},
 };
-use mortar_store::{DiskConfig, DiskStore, MemoryActionCache};
-use mortar_wire::{encode_action, encode_command, encode_directory};
+use mortar_store::{Completeness, DiskConfig, DiskStore, Results};
+use mortar_wire::{Protobuf, encode_action, encode_command, encode_directory};
 use mortar_worker::{Stores, Worker, WorkerConfig};
 use std::{
     sync::Arc,
@@ -28,7 +28,9 @@ async fn measure() {
     let store = DiskConfig { directory: directory.path().join("store"), max_size: 1 << 30 };
     let disk = DiskStore::open(store).expect("the store opens");
     let local = Some(Arc::clone(&disk) as Arc<dyn LocalFiles>);
-    let stores = Stores { blobs: Arc::clone(&disk) as _, local, actions: MemoryActionCache::new(1000) };
+    let results = Arc::new(Results::new(disk.clone(), Arc::new(Protobuf)));
+    let actions = Arc::new(Completeness::new(results, disk.clone(), Arc::new(Protobuf)));
+    let stores = Stores { blobs: Arc::clone(&disk) as _, local, actions };
     let config = WorkerConfig::new("bench", directory.path().join("work"));
     let worker = Worker::open(config, stores).await.expect("the sandbox works here");
     for (name, inputs, script) in [

@@ -9,7 +9,7 @@ use mortar_services::{
     Operations, Ports,
     listener::{self, Listener},
 };
-use mortar_store::{DiskActionCache, DiskConfig, DiskStore};
+use mortar_store::{Completeness, DiskConfig, DiskStore, Results};
 use mortar_wire::Protobuf;
 use std::{
     path::Path,
@@ -99,9 +99,10 @@ impl Executor for Scripted {
 async fn start(executor: Option<Arc<dyn Executor>>, directory: &Path) -> String {
     let config = DiskConfig { directory: directory.join("data"), max_size: 1 << 30 };
     let store = DiskStore::open(config).unwrap();
+    let results = Arc::new(Results::new(store.clone(), Arc::new(Protobuf)));
     let ports = Ports {
         blobs: store.clone(),
-        actions: Arc::new(DiskActionCache::new(store.clone(), Arc::new(Protobuf))),
+        actions: Arc::new(Completeness::new(results, store.clone(), Arc::new(Protobuf))),
         uploads: store.clone(),
         index: store.clone(),
         values: store,

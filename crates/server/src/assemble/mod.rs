@@ -1,14 +1,18 @@
 //! A server put together. Reading this is reading the deployment:
 //!
 //! ```text
-//! services ── blobs:    disk
-//!          ├─ results:  completeness ── disk
-//!          └─ executor: look-up ── queue ── (workers, in this process or others)
+//! services ── blobs:    rewinding ── disk
+//!          ├─ results:  completeness ── results ── disk
+//!          └─ executor: look-up ── rewinding ── queue ── (workers, in this process or others)
 //! ```
+//!
+//! Both ends of rewinding are the same: it reads from the disk, runs actions on the queue, and asks the results who made
+//! what.
 
 use crate::{
     look_up::LookUp,
     requirements::StoredActions,
+    rewind::{Parts, Rewinder, Rewinding},
     status_page::{self, Page},
     worker_sessions,
 };
@@ -16,7 +20,7 @@ use axum::Router;
 use mortar_model::{ActionCache, BlobStore, Codec, Result, SystemClock};
 use mortar_scheduler::{QueueExecutor, Scheduler};
 use mortar_services::{Operations, Ports, limits, listener::Listener};
-use mortar_store::{Completeness, DiskActionCache, DiskConfig, DiskStore};
+use mortar_store::{Completeness, DiskConfig, DiskStore, Results};
 use mortar_wire::{Protobuf, worker::worker_session_server::WorkerSessionServer};
 use std::{path::PathBuf, sync::Arc};
 
@@ -39,6 +43,8 @@ pub struct Server {
     pub actions: Arc<dyn ActionCache>,
     /// Who runs what.
     pub scheduler: Scheduler,
+    completeness: Arc<Completeness>,
+    rewinder: Rewinder,
     operations: Operations,
     ports: Ports,
 }
@@ -50,21 +56,31 @@ impl Server {
         let store =
             DiskStore::open(DiskConfig { directory: settings.directory, max_size: settings.max_size })?;
         let blobs: Arc<dyn BlobStore> = store.clone();
-        let kept = Arc::new(DiskActionCache::new(store.clone(), codec.clone()));
-        let actions: Arc<dyn ActionCache> = Arc::new(Completeness::new(kept, blobs.clone(), codec));
+        let results = Arc::new(Results::new(store.clone(), codec.clone()));
+        let completeness = Arc::new(Completeness::new(results.clone(), blobs.clone(), codec).with_remakes());
+        let actions: Arc<dyn ActionCache> = completeness.clone();
 
         let scheduler = Scheduler::start(settings.scheduler, Arc::new(SystemClock));
         let queue = QueueExecutor::new(scheduler.clone(), Arc::new(StoredActions::new(blobs.clone())));
-        let executor = Arc::new(LookUp::new(actions.clone(), Arc::new(queue)));
-        let ports = Ports {
+        let rewinder = Rewinder::new(Parts {
             blobs,
+            index: store.clone(),
+            results: results.clone(),
+            executor: Arc::new(queue),
+            staff: Arc::new(scheduler.clone()),
+        });
+        let rewinding = Arc::new(Rewinding::new(rewinder.clone(), results));
+        let executor = Arc::new(LookUp::new(actions.clone(), Arc::new(rewinder.clone())));
+        let ports = Ports {
+            blobs: rewinding.clone(),
             actions: actions.clone(),
             uploads: store.clone(),
-            index: store.clone(),
+            index: rewinding,
             values: store.clone(),
             executor: Some(executor.clone()),
         };
-        Ok(Self { store, actions, scheduler, operations: Operations::new(executor), ports })
+        let operations = Operations::new(executor);
+        Ok(Self { store, actions, scheduler, completeness, rewinder, operations, ports })
     }
 
     /// Everything that is served on the port, which clients reach at the listener's URL.
@@ -78,6 +94,8 @@ impl Server {
             url: listener.url().into(),
             store: self.store.clone(),
             scheduler: self.scheduler.clone(),
+            completeness: self.completeness.clone(),
+            rewinder: self.rewinder.clone(),
             operations: self.operations.clone(),
             traffic: listener.traffic(),
         };

@@ -10,8 +10,8 @@ use mortar_services::{
     Operations, Ports,
     listener::{self, Listener},
 };
-use mortar_store::{MemoryActionCache, MemoryStore};
-use mortar_wire::reapi;
+use mortar_store::{Completeness, MemoryStore, Results};
+use mortar_wire::{Protobuf, reapi};
 use std::sync::{
     Arc,
     atomic::{AtomicUsize, Ordering},
@@ -31,9 +31,10 @@ pub struct Server {
 pub async fn server() -> Server {
     let store = MemoryStore::new(256 << 20);
     let executor = Arc::new(FakeExecutor::default());
+    let results = Arc::new(Results::new(store.clone(), Arc::new(Protobuf)));
     let ports = Ports {
         blobs: store.clone(),
-        actions: MemoryActionCache::new(1_000),
+        actions: Arc::new(Completeness::new(results, store.clone(), Arc::new(Protobuf))),
         uploads: store.clone(),
         index: store.clone(),
         values: store.clone(),

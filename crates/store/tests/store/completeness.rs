@@ -1,32 +1,38 @@
-//! Which results `Completeness` serves.
+//! Which results `Completeness` keeps and serves.
 
 use crate::fixture::{context, fresh, put};
 use bytes::Bytes;
 use mortar_model::{
     ActionCache, ActionKey, ActionResult, BlobStoreExt, Digest, DigestFunction, Directory, DirectoryNode,
-    FileNode, OutputDirectory, OutputFile, Tree,
+    FileNode, KeptResult, OutputDirectory, OutputFile, ResultStore, Tree,
 };
-use mortar_store::{Completeness, MemoryActionCache, MemoryStore, SizeLimit};
-use mortar_testkit::{codec::TableCodec, faults::FailsAfter};
-use std::sync::Arc;
+use mortar_store::{Completeness, CompletenessStats, MemoryStore, Results, SizeLimit};
+use mortar_testkit::{
+    codec::TableCodec,
+    faults::{FailsAfter, Forgetful},
+};
+use std::{collections::BTreeSet, sync::Arc, time::SystemTime};
 
 struct House {
-    blobs: Arc<MemoryStore>,
+    blobs: Arc<Forgetful>,
     codec: Arc<TableCodec>,
-    inner: Arc<MemoryActionCache>,
+    inner: Arc<Results>,
     actions: Completeness,
     key: ActionKey,
 }
 
 impl House {
     fn new() -> Self {
-        let (blobs, codec) = (MemoryStore::new(1 << 30), Arc::new(TableCodec::default()));
-        let inner = MemoryActionCache::new(1000);
+        let (store, codec) = (MemoryStore::new(1 << 30), Arc::new(TableCodec::default()));
+        let blobs = Arc::new(Forgetful::new(store.clone()));
+        let inner = Arc::new(Results::new(store, codec.clone()));
         let actions = Completeness::new(inner.clone(), blobs.clone(), codec.clone());
         Self { blobs, codec, inner, actions, key: fresh(10).0.into() }
     }
 
+    /// Whether a result is served that is put in place of whatever was there.
     async fn serves(&self, result: &ActionResult) -> bool {
+        self.inner.remove(&context(), self.key).await.unwrap();
         self.actions.put(&context(), self.key, result.clone()).await.unwrap();
         let served = self.actions.get(&context(), self.key).await.unwrap();
         assert!(served.is_none() || served.as_ref() == Some(result));
@@ -165,6 +171,11 @@ async fn directories_that_occur_often_are_read_once() {
     assert!(house.serves(&with_directory(None, Some(root))).await);
 }
 
+fn kept(result: ActionResult) -> KeptResult {
+    let closure = Arc::new(result.named_blobs());
+    KeptResult { result, closure, invocation: String::new(), stored: SystemTime::UNIX_EPOCH }
+}
+
 #[tokio::test]
 async fn failed_results_are_neither_stored_nor_served() {
     let house = House::new();
@@ -172,7 +183,7 @@ async fn failed_results_are_neither_stored_nor_served() {
     assert!(!house.serves(&failed).await);
     assert_eq!(house.inner.get(&context(), house.key).await.unwrap(), None);
     // Not even if somebody else stored it.
-    house.inner.put(&context(), house.key, failed).await.unwrap();
+    house.inner.put(&context(), house.key, kept(failed)).await.unwrap();
     assert_eq!(house.actions.get(&context(), house.key).await.unwrap(), None);
 }
 
@@ -186,17 +197,85 @@ async fn a_failed_result_does_not_replace_a_good_one() {
 }
 
 #[tokio::test]
+async fn what_is_needed_is_found_once_and_kept() {
+    let house = House::new();
+    let (file, tree_file, root_file) = (house.blob().await, house.blob().await, house.blob().await);
+    let tree = house.tree(tree_file, fresh(1).0).await;
+    let leaf = house.directory(&[root_file], &[]).await;
+    let root = house.directory(&[], &[leaf]).await;
+    let mut result = with_directory(Some(tree), Some(root));
+    result.files = with_file(file).files;
+    assert!(house.serves(&result).await);
+    let kept = house.inner.get(&context(), house.key).await.unwrap().unwrap();
+    let needed: BTreeSet<_> = kept.closure.iter().collect();
+    assert_eq!(needed, BTreeSet::from([file, tree, tree_file, root, leaf, root_file]));
+    // Nothing is read, and there is one search.
+    let blobs = Arc::new(FailsAfter::new(house.blobs.clone(), 1));
+    let actions = Completeness::new(house.inner.clone(), blobs, house.codec.clone());
+    assert_eq!(actions.get(&context(), house.key).await.unwrap(), Some(result));
+    assert!(actions.get(&context(), house.key).await.is_err());
+}
+
+#[tokio::test]
+async fn a_result_goes_with_any_blob_that_it_needs() {
+    let house = House::new();
+    let (file, below) = (house.blob().await, house.blob().await);
+    let root = house.directory(&[below], &[]).await;
+    let mut result = with_directory(None, Some(root));
+    result.files = with_file(file).files;
+    for lost in [file, below, root] {
+        let bytes = house.blobs.read_all(&context(), lost, 1 << 20).await.unwrap();
+        assert!(house.serves(&result).await);
+        house.blobs.lose(lost);
+        assert_eq!(house.actions.get(&context(), house.key).await.unwrap(), None);
+        assert_eq!(house.inner.get(&context(), house.key).await.unwrap(), None, "it was not removed");
+        house.blobs.write_bytes(&context(), lost, bytes).await.unwrap();
+    }
+    let expected = CompletenessStats { served: 3, incomplete: 3, removed: 3, not_kept: 0 };
+    assert_eq!(house.actions.stats(), expected);
+}
+
+#[tokio::test]
+async fn where_blobs_are_made_again_a_result_outlives_their_loss() {
+    let house = House::new();
+    let (file, bytes) = put(&*house.blobs, 100).await;
+    let actions =
+        Completeness::new(house.inner.clone(), house.blobs.clone(), house.codec.clone()).with_remakes();
+    actions.put(&context(), house.key, with_file(file)).await.unwrap();
+    house.blobs.lose(file);
+    assert_eq!(actions.get(&context(), house.key).await.unwrap(), None);
+    house.blobs.write_bytes(&context(), file, bytes).await.unwrap();
+    assert_eq!(actions.get(&context(), house.key).await.unwrap(), Some(with_file(file)));
+    assert_eq!(actions.stats(), CompletenessStats { served: 1, incomplete: 1, removed: 0, not_kept: 0 });
+}
+
+#[tokio::test]
+async fn a_result_that_cannot_be_used_is_not_kept() {
+    let house = House::new();
+    assert!(house.serves(&ActionResult::default()).await);
+    let gone = with_file(fresh(10).0);
+    house.actions.put(&context(), house.key, gone).await.unwrap();
+    assert_eq!(house.actions.stats().not_kept, 1);
+    // The one before it is as good as it was.
+    assert_eq!(house.actions.get(&context(), house.key).await.unwrap(), Some(ActionResult::default()));
+}
+
+#[tokio::test]
 async fn a_store_that_does_not_answer_is_an_error_not_a_miss() {
     let house = House::new();
     let here = house.blob().await;
     let result = with_directory(Some(house.tree(here, here).await), None);
-    house.inner.put(&context(), house.key, result).await.unwrap();
-    // The result's own blobs are asked for, the tree is read, its files are asked for.
+    // The result's own blobs are asked for, the tree is read, all of it is asked for.
     for (calls, answers) in [(0, false), (1, false), (2, false), (3, true)] {
         let blobs = Arc::new(FailsAfter::new(house.blobs.clone(), calls));
         let actions = Completeness::new(house.inner.clone(), blobs, house.codec.clone());
-        assert_eq!(actions.get(&context(), house.key).await.is_ok(), answers, "after {calls} calls");
+        let put = actions.put(&context(), house.key, result.clone()).await;
+        assert_eq!(put.is_ok(), answers, "after {calls} calls");
     }
+    let blobs = Arc::new(FailsAfter::new(house.blobs.clone(), 0));
+    let actions = Completeness::new(house.inner.clone(), blobs, house.codec.clone());
+    assert!(actions.get(&context(), house.key).await.is_err());
+    assert!(house.actions.get(&context(), house.key).await.unwrap().is_some());
 }
 
 #[tokio::test]

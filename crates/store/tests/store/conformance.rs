@@ -1,7 +1,7 @@
 //! The conformance suite over every store and decorator of this crate.
 
 use crate::fixture::{PLENTY, open};
-use mortar_store::{Completeness, MemoryActionCache, MemoryStore, SizeLimit};
+use mortar_store::{Completeness, MemoryStore, Results, SizeLimit};
 use mortar_testkit::{
     codec::TableCodec,
     conformance::{Subject, assert_conforms},
@@ -12,8 +12,11 @@ use std::sync::Arc;
 async fn disk() {
     let directory = tempfile::tempdir().unwrap();
     let store = open(directory.path());
+    let codec = Arc::new(TableCodec::default());
+    let results = Arc::new(Results::new(store.clone(), codec.clone()));
     let subject = Subject {
         uploads: Some(store.clone()),
+        actions: Some(Arc::new(Completeness::new(results, store.clone(), codec))),
         hashes: Some(store.clone()),
         values: Some(store.clone()),
         files: Some(store.clone()),
@@ -27,7 +30,6 @@ async fn memory() {
     let store = MemoryStore::new(1 << 30);
     let subject = Subject {
         uploads: Some(store.clone()),
-        actions: Some(MemoryActionCache::new(1000)),
         hashes: Some(store.clone()),
         values: Some(store.clone()),
         ..Subject::new(store)
@@ -45,6 +47,7 @@ async fn size_limit() {
 async fn completeness() {
     let blobs = MemoryStore::new(1 << 30);
     let codec = Arc::new(TableCodec::default());
-    let actions = Completeness::new(MemoryActionCache::new(1000), blobs.clone(), codec);
+    let results = Arc::new(Results::new(MemoryStore::new(1 << 30), codec.clone()));
+    let actions = Completeness::new(results, blobs.clone(), codec).with_remakes();
     assert_conforms(&Subject { actions: Some(Arc::new(actions)), ..Subject::new(blobs) }).await;
 }

@@ -7,7 +7,7 @@ use mortar_model::{
     ActionCache, ActionResult, BlobStore, BlobStoreExt, Digest, Error, HashIndex, Kind, LocalFiles, Range,
     Values,
 };
-use mortar_store::{DiskActionCache, DiskStore};
+use mortar_store::{Completeness, DiskStore, Results};
 use mortar_testkit::codec::TableCodec;
 use std::{fs, os::unix::fs::PermissionsExt, path::Path, sync::Arc};
 
@@ -193,7 +193,9 @@ async fn a_size_that_the_caller_has_wrong_harms_no_blob() {
 async fn damaged_results_and_values_are_unknown() {
     let directory = tempfile::tempdir().unwrap();
     let store = open(directory.path());
-    let actions = DiskActionCache::new(store.clone(), Arc::new(TableCodec::default()));
+    let codec = Arc::new(TableCodec::default());
+    let results = Arc::new(Results::new(store.clone(), codec.clone()));
+    let actions = Completeness::new(results, store.clone(), codec);
     let key = fresh(1).0.into();
     let changes: [fn(&mut Vec<u8>); 3] = [|bytes| bytes[0] ^= 1, |bytes| bytes.truncate(33), Vec::clear];
     for change in changes {

@@ -2,7 +2,7 @@
 
 use crate::fixture::{PLENTY, config, context, fetch, fresh, open, put, until, walked};
 use mortar_model::{ActionCache, ActionResult, Range, Values};
-use mortar_store::{DiskActionCache, DiskStore};
+use mortar_store::{Completeness, DiskStore, Results};
 use mortar_testkit::codec::TableCodec;
 use std::{fs, path::Path, sync::Arc};
 
@@ -74,7 +74,11 @@ async fn everything_is_there_after_a_restart() {
     let store = open(directory.path());
     let (small, large) = (put(&*store, 100).await, put(&*store, 1_000_000).await);
     store_value(&store, "value").await;
-    DiskActionCache::new(store.clone(), codec.clone()).put(&context(), key, result.clone()).await.unwrap();
+    let actions = |store: &Arc<DiskStore>| {
+        let results = Arc::new(Results::new(store.clone(), codec.clone()));
+        Completeness::new(results, store.clone(), codec.clone())
+    };
+    actions(&store).put(&context(), key, result.clone()).await.unwrap();
     let before = store.stats();
     drop(store);
 
@@ -83,8 +87,7 @@ async fn everything_is_there_after_a_restart() {
         assert_eq!(fetch(&*store, digest, Range::ALL).await.unwrap(), bytes);
     }
     assert_eq!(Values::get(&*store, &context(), &[7; 32]).await.unwrap().unwrap(), "value");
-    let actions = DiskActionCache::new(store.clone(), codec);
-    assert_eq!(actions.get(&context(), key).await.unwrap(), Some(result));
+    assert_eq!(actions(&store).get(&context(), key).await.unwrap(), Some(result));
     walked(&store).await;
     let after = store.stats();
     assert_eq!((after.bytes, after.blobs, after.results, after.values), (before.bytes, 2, 1, 1));

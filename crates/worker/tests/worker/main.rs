@@ -17,8 +17,8 @@ use mortar_model::{
     action::Outputs,
     session::{ExecutionId, Run},
 };
-use mortar_store::{DiskConfig, DiskStore, MemoryActionCache, MemoryStore};
-use mortar_wire::{encode_action, encode_command, encode_directory};
+use mortar_store::{Completeness, DiskConfig, DiskStore, MemoryStore, Results};
+use mortar_wire::{Protobuf, encode_action, encode_command, encode_directory};
 use mortar_worker::{Stores, Worker, WorkerConfig};
 use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
 use tempfile::TempDir;
@@ -30,7 +30,7 @@ pub const FUNCTION: DigestFunction = DigestFunction::Sha256;
 pub struct Lab {
     pub worker: Worker,
     pub blobs: Arc<dyn BlobStore>,
-    pub actions: Arc<MemoryActionCache>,
+    pub actions: Arc<Completeness>,
     pub disk: Option<Arc<DiskStore>>,
     pub directory: TempDir,
 }
@@ -68,7 +68,8 @@ impl Lab {
         blobs: Arc<dyn BlobStore>,
         disk: Option<Arc<DiskStore>>,
     ) -> Self {
-        let actions = MemoryActionCache::new(1000);
+        let results = Arc::new(Results::new(MemoryStore::new(1 << 20), Arc::new(Protobuf)));
+        let actions = Arc::new(Completeness::new(results, blobs.clone(), Arc::new(Protobuf)));
         let local = disk.clone().map(|disk| disk as Arc<dyn LocalFiles>);
         let stores = Stores { blobs: blobs.clone(), local, actions: actions.clone() };
         let worker = Worker::open(config, stores).await.unwrap();
