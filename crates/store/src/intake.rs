@@ -11,6 +11,11 @@ pub(crate) trait Intake: Send + Sized + 'static {
 
     /// Checks the whole and keeps it.
     fn finish(self) -> Result<()>;
+
+    /// How many bytes were taken before it was made: those of an upload that is continued.
+    fn taken(&self) -> u64 {
+        0
+    }
 }
 
 /// Takes a whole blob. While one piece is hashed and written, the next is received.

@@ -3,8 +3,10 @@
 
 use crate::records::{Record, RecordKind, Records};
 use crate::{
+    inflating::Incoming,
     intake::{Intake, stream_into},
-    sessions::{Sessions, identity_only},
+    sessions::Sessions,
+    transcoding::{deflated, inflated},
 };
 use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
@@ -13,8 +15,9 @@ use futures::{
     stream::{self, BoxStream},
 };
 use mortar_model::{
-    Blame, Blob, BlobStore, Context, Digest, DigestFunction, DigestSet, Encoding, Error, HashIndex, Hasher,
-    InstanceName, Kind, Range, Result, SystemClock, Upload, UploadId, UploadSessions, Values,
+    Blame, Blob, BlobStore, ByteStream, Context, Digest, DigestFunction, DigestSet, EncodedBlobs, Encoding,
+    Error, HashIndex, Hasher, InstanceName, Kind, Range, Result, SystemClock, Upload, UploadId,
+    UploadSessions, Values,
 };
 use parking_lot::Mutex;
 use std::{
@@ -31,7 +34,7 @@ const MAX_IDLE_UPLOADS: usize = 128;
 pub struct MemoryStore {
     kept: Arc<Mutex<Kept>>,
     max_size: u64,
-    uploads: Sessions<Buffer>,
+    uploads: Sessions<Incoming<Buffer>>,
 }
 
 type Kept = Recent<Name, Bytes>;
@@ -93,6 +96,18 @@ impl BlobStore for MemoryStore {
 
     async fn find_missing(&self, _: &Context, digests: &DigestSet) -> Result<DigestSet> {
         Ok(digests.iter().filter(|digest| self.get(*digest).is_none()).collect())
+    }
+}
+
+/// Compressed when it is asked for: what is in memory is kept as it is.
+#[async_trait]
+impl EncodedBlobs for MemoryStore {
+    async fn read_zstd(&self, context: &Context, digest: Digest, range: Range) -> Result<ByteStream> {
+        Ok(deflated(digest, self.read(context, digest, range).await?))
+    }
+
+    async fn write_zstd(&self, context: &Context, digest: Digest, frames: Bytes) -> Result<()> {
+        self.write(context, digest, inflated(digest, frames)).await
     }
 }
 
@@ -158,10 +173,10 @@ impl UploadSessions for MemoryStore {
         digest: Digest,
         encoding: Encoding,
     ) -> Result<Box<dyn Upload>> {
-        identity_only(digest, encoding)?;
         self.check_fits(digest.size())?;
-        let kept = self.kept.clone();
-        self.uploads.open(context, id, digest, move || Ok(Buffer::new(kept, digest))).await
+        let content = Buffer::new(self.kept.clone(), digest);
+        let begin = move || Ok(Incoming::new(content, digest, encoding));
+        self.uploads.open(context, id, (digest, encoding), begin).await
     }
 
     async fn committed(&self, context: &Context, id: &UploadId) -> Result<Option<u64>> {

@@ -18,17 +18,6 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// Refuses uploads that are not sent as they are.
-pub(crate) fn identity_only(digest: Digest, encoding: Encoding) -> Result<()> {
-    match encoding {
-        Encoding::Identity => Ok(()),
-        Encoding::Zstd => {
-            let message = format!("blob `{digest}`: compressed uploads are not taken here");
-            Err(Error::invalid("resource_name", message))
-        }
-    }
-}
-
 /// The uploads of one store.
 pub(crate) struct Sessions<I> {
     table: Arc<Table<I>>,
@@ -42,6 +31,7 @@ type Table<I> = Mutex<HashMap<Name, Arc<Session<I>>>>;
 
 struct Session<I> {
     digest: Digest,
+    encoding: Encoding,
     last_use: Mutex<Instant>,
     /// Held while pieces are written, so that whoever takes the upload over waits for them.
     partial: Arc<tokio::sync::Mutex<Partial<I>>>,
@@ -85,18 +75,21 @@ impl<I: Intake> Sessions<I> {
         drop(dropped);
     }
 
-    /// Continues an upload, or begins it with what `begin` makes, which may block.
+    /// Continues an upload of a blob in an encoding, which the intake that `begin` makes decodes; what was sent of it
+    /// in another one is dropped.
     pub async fn open(
         &self,
         context: &Context,
         id: &UploadId,
-        digest: Digest,
+        (digest, encoding): (Digest, Encoding),
         begin: impl FnOnce() -> Result<I> + Send + 'static,
     ) -> Result<Box<dyn Upload>> {
         self.expire();
         let name = (context.instance.clone(), id.clone());
         let known = self.table.lock().get(&name).cloned();
-        if let Some(session) = known.filter(|session| session.digest == digest) {
+        if let Some(session) =
+            known.filter(|session| (session.digest, session.encoding) == (digest, encoding))
+        {
             let mut partial = session.partial.lock().await;
             if partial.intake.is_some() {
                 partial.holder += 1;
@@ -105,15 +98,17 @@ impl<I: Intake> Sessions<I> {
                 return Ok(self.handle(name, session, holder, committed));
             }
         }
-        let intake = Some(hop(begin).await?);
-        let partial = Partial { intake, pending: Vec::new(), pending_length: 0, committed: 0, holder: 0 };
+        let intake = hop(begin).await?;
+        let committed = intake.taken();
+        let partial =
+            Partial { intake: Some(intake), pending: Vec::new(), pending_length: 0, committed, holder: 0 };
         let partial = Arc::new(tokio::sync::Mutex::new(partial));
-        let session = Arc::new(Session { digest, last_use: Mutex::new(self.clock.now()), partial });
+        let session = Arc::new(Session { digest, encoding, last_use: Mutex::new(self.clock.now()), partial });
         let replaced = self.table.lock().insert(name.clone(), session.clone());
         if let Some(older) = replaced {
             older.partial.lock().await.holder += 1;
         }
-        Ok(self.handle(name, session, 0, 0))
+        Ok(self.handle(name, session, 0, committed))
     }
 
     pub async fn committed(&self, context: &Context, id: &UploadId) -> Option<u64> {
@@ -216,7 +211,9 @@ impl<I: Intake> Upload for Handle<I> {
         partial.committed += bytes.len() as u64;
         partial.pending_length += bytes.len();
         self.committed = partial.committed;
-        let too_long = partial.committed > self.session.digest.size();
+        // Frames may be longer than their content; what they hold is looked at piece by piece.
+        let too_long =
+            self.session.encoding == Encoding::Identity && partial.committed > self.session.digest.size();
         partial.pending.push(bytes);
         match partial.pending_length >= PIECE || too_long {
             true => self.run(partial, false).await,

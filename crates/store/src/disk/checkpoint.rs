@@ -141,8 +141,14 @@ impl Shared {
             (progress.applied, progress.sequence, progress.appended)
         };
         let counts = self.usage.counts();
-        let checkpoint =
-            Checkpoint { clean, applied, sequence, files: self.usage.files(), counts, leases: self.leases.saved() };
+        let checkpoint = Checkpoint {
+            clean,
+            applied,
+            sequence,
+            files: self.usage.files(),
+            counts,
+            leases: self.leases.saved(),
+        };
         let save = || {
             self.table.flush()?;
             self.table.save_touches()?;

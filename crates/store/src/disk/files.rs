@@ -11,7 +11,7 @@ use super::{
     leases::Stamp,
     log::{Append, answered_blocking},
     medium::Disk,
-    pieces::{Cutter, Pieces},
+    pieces::{Cutter, PIECE, Pieces},
     room::Reservation,
 };
 use crate::intake::Intake;
@@ -39,8 +39,37 @@ pub(super) struct Sink {
 impl Sink {
     pub fn create(shared: Arc<Shared>, digest: Digest, stamp: Stamp) -> Result<Self> {
         shared.check_fits(digest.size())?;
-        let (hasher, cutter) = (Hasher::new(digest.function()), Cutter::new(shared.secret));
-        Ok(Self { digest, hasher, cutter, draft: Draft::create(shared)?, stamp })
+        let draft = Draft::create(shared.clone(), shared.layout.temp_path(), false)?;
+        Ok(Self::over(draft, shared.secret, digest, stamp))
+    }
+
+    /// As `create`, with a file that outlives the process. If it was `left` by an earlier run, what it holds is taken.
+    pub fn resumable(
+        shared: Arc<Shared>,
+        digest: Digest,
+        stamp: Stamp,
+        path: PathBuf,
+        left: bool,
+    ) -> Result<Self> {
+        shared.check_fits(digest.size())?;
+        if !left {
+            return Ok(Self::over(Draft::create(shared.clone(), path, true)?, shared.secret, digest, stamp));
+        }
+        let draft = Draft::resume(shared.clone(), path)?;
+        let mut sink = Self::over(draft, shared.secret, digest, stamp);
+        while sink.taken() < sink.draft.length {
+            let length = (sink.draft.length - sink.taken()).min(PIECE);
+            let read = sink.draft.disk().read_at(sink.taken(), length as usize);
+            let bytes = read.map_err(|error| storage_error("reading an upload", error))?;
+            sink.hasher.update(&bytes);
+            sink.cutter.update(&bytes);
+        }
+        Ok(sink)
+    }
+
+    fn over(draft: Draft, secret: u64, digest: Digest, stamp: Stamp) -> Self {
+        let (hasher, cutter) = (Hasher::new(digest.function()), Cutter::new(secret));
+        Self { digest, hasher, cutter, draft, stamp }
     }
 }
 
@@ -65,6 +94,10 @@ impl Intake for Sink {
         }
         self.draft.publish(self.digest, Encoding::Identity, &self.cutter.finish(), self.stamp, None)
     }
+
+    fn taken(&self) -> u64 {
+        self.hasher.size()
+    }
 }
 
 /// A file on its way into the store. Dropping it removes it.
@@ -74,16 +107,26 @@ pub(super) struct Draft {
     disk: Option<Disk>,
     length: u64,
     synced: u64,
+    /// It stays for the next run if this one ends.
+    outlives: bool,
     room: Reservation,
 }
 
 impl Draft {
-    pub fn create(shared: Arc<Shared>) -> Result<Self> {
-        let path = shared.layout.temp_path();
+    pub fn create(shared: Arc<Shared>, path: PathBuf, outlives: bool) -> Result<Self> {
         let disk = shared.medium.create(path, MODE);
         let disk = disk.map_err(|error| storage_error("creating a file", error))?;
         let room = Reservation::none(shared.clone());
-        Ok(Self { shared, disk: Some(disk), length: 0, synced: 0, room })
+        Ok(Self { shared, disk: Some(disk), length: 0, synced: 0, outlives, room })
+    }
+
+    fn resume(shared: Arc<Shared>, path: PathBuf) -> Result<Self> {
+        let failed = |error| storage_error("opening an upload", error);
+        let disk = shared.medium.open_to_write(path).map_err(failed)?;
+        let length = disk.length().map_err(failed)?;
+        let mut room = Reservation::none(shared.clone());
+        room.reach(length.next_multiple_of(BLOCK))?;
+        Ok(Self { shared, disk: Some(disk), length, synced: 0, outlives: true, room })
     }
 
     pub fn append(&mut self, bytes: &[u8]) -> Result<()> {
@@ -108,10 +151,26 @@ impl Draft {
         stamp: Stamp,
         instead_of: Option<(super::frame::Place, u64)>,
     ) -> Result<()> {
-        let shared = self.shared.clone();
         self.disk().sync().map_err(|error| storage_error("writing a file durably", error))?;
-        let key = Key::of(digest);
-        let held = shared.names.hold(key);
+        let _held = self.shared.names.clone().hold(Key::of(digest));
+        let placed = self.place(digest, encoding, pieces, stamp, instead_of)?;
+        if placed && encoding == Encoding::Identity {
+            // Who came upon the compressed file in between has it open, or looks again.
+            let _ = fs::remove_file(self.shared.layout.blob_path(Key::of(digest), Encoding::Zstd));
+        }
+        Ok(())
+    }
+
+    /// As `publish`, where the file is durable and the name in the caller's hands. Whether it was needed.
+    pub fn place(
+        &mut self,
+        digest: Digest,
+        encoding: Encoding,
+        pieces: &Pieces,
+        stamp: Stamp,
+        instead_of: Option<(super::frame::Place, u64)>,
+    ) -> Result<bool> {
+        let (shared, key) = (self.shared.clone(), Key::of(digest));
         let target = shared.layout.blob_path(key, encoding);
         let named = self.give_name(&target);
         named.map_err(|error| storage_error("publishing a file", error))?;
@@ -123,16 +182,16 @@ impl Draft {
             payload: pieces.encode().into(),
             blocks: u32::try_from(self.length.div_ceil(BLOCK)).unwrap_or(u32::MAX),
             stamp,
+            incompressible: false,
             instead_of,
         };
         let appended = shared.log.append([append]).pop().map(answered_blocking);
         let outcome = appended.expect("one was handed in");
-        if !matches!(outcome, Ok(Some(_))) && !shared.is_file(&key) {
+        if !matches!(outcome, Ok(Some(_))) && !shared.has_file_in(&key, encoding) {
             let _ = shared.medium.remove(&target);
         }
-        drop(held);
         self.room.release();
-        outcome.map(drop)
+        outcome.map(|place| place.is_some())
     }
 
     fn give_name(&mut self, target: &std::path::Path) -> io::Result<()> {
@@ -151,7 +210,7 @@ impl Draft {
         medium.sync_directory(directory).inspect_err(|_| drop(fs::remove_file(target)))
     }
 
-    fn disk(&self) -> &Disk {
+    pub fn disk(&self) -> &Disk {
         self.disk.as_ref().expect("the file is open until it has its name")
     }
 }
@@ -160,6 +219,9 @@ impl Drop for Draft {
     /// A dropped future can clean up in no other way. Freeing a large file takes time, so not on the reactor.
     fn drop(&mut self) {
         let Some(disk) = self.disk.take() else { return };
+        if self.outlives && self.shared.keeper.is_stopped() {
+            return;
+        }
         let remove = move || {
             let _ = fs::remove_file(disk.path());
             drop(disk);
@@ -234,9 +296,11 @@ impl Drop for Held {
 }
 
 impl Shared {
-    /// Whether the blob is a file by what the index says.
-    pub(super) fn is_file(&self, key: &Key) -> bool {
-        self.table.get(key).is_some_and(|entry| entry.form == super::table::Form::File)
+    /// Whether the blob is a file in this encoding by what is recorded.
+    fn has_file_in(&self, key: &Key, encoding: Encoding) -> bool {
+        let entry = self.table.get(key).filter(|entry| entry.form == super::table::Form::File);
+        let record = entry.and_then(|entry| self.segments.read_any(entry.place).ok());
+        record.is_some_and(|(header, _)| header.encoding == encoding)
     }
 
     /// Where the file of a blob may lie.

@@ -93,7 +93,7 @@ impl Append {
     /// A small blob.
     pub fn content(digest: Digest, encoding: Encoding, payload: Bytes, stamp: Stamp) -> Self {
         let (role, key, size) = (Role::Content, Key::of(digest), digest.size());
-        Self { role, key, encoding, size, payload, blocks: 0, stamp, instead_of: None }
+        Self { role, key, encoding, size, payload, blocks: 0, incompressible: false, stamp, instead_of: None }
     }
 }
 

@@ -25,6 +25,8 @@ pub(super) struct Keeper {
     woken: Mutex<bool>,
     wake: Condvar,
     stopped: AtomicBool,
+    ended: Mutex<bool>,
+    end: Condvar,
 }
 
 impl Keeper {
@@ -35,11 +37,21 @@ impl Keeper {
 
     pub fn stop(&self) {
         self.stopped.store(true, Relaxed);
+        *self.ended.lock() = true;
+        self.end.notify_all();
         self.wake();
     }
 
     pub fn is_stopped(&self) -> bool {
         self.stopped.load(Relaxed)
+    }
+
+    /// Waits so long, or until it is stopped.
+    pub fn wait_stopped(&self, time: Duration) {
+        let mut ended = self.ended.lock();
+        if !*ended {
+            self.end.wait_for(&mut ended, time);
+        }
     }
 
     fn wait(&self) {

@@ -10,6 +10,7 @@
 //! blobs/sha256/ab/ab….zst   a large blob as a seekable zstd file
 //! blobs/blake3/ab/ab…       likewise
 //! made/RUN/ab…      files made of other blobs by one run (`made`); those of other runs are rubbish
+//! uploads/BOOT/…    what was sent of unfinished uploads (`uploads`)
 //! tmp/RUN/N         unfinished files of one run; those of other runs are rubbish
 //! quarantine/       what was found damaged, newest only
 //! ```
@@ -18,6 +19,7 @@ use super::{key::Key, medium::Medium};
 use mortar_model::{Encoding, Error, Kind, Result};
 use rustix::fs::{FlockOperation, flock};
 use std::{
+    ffi::OsStr,
     fs::{self, File, OpenOptions},
     io::{self, Read, Write},
     path::{Path, PathBuf},
@@ -28,8 +30,8 @@ use std::{
 const FORMAT_FILE: &str = "FORMAT";
 const FORMAT: &str = "mortar-store 2";
 const LOCK_FILE: &str = "lock";
-const DIRECTORIES: [&str; 7] =
-    ["blobs/sha256", "blobs/blake3", "segments", "index", "tmp", "made", "quarantine"];
+const DIRECTORIES: [&str; 8] =
+    ["blobs/sha256", "blobs/blake3", "segments", "index", "tmp", "made", "uploads", "quarantine"];
 /// A process that was just killed may hold its lock for some moments more.
 const LOCK_PATIENCE: Duration = Duration::from_millis(200);
 
@@ -37,6 +39,7 @@ const LOCK_PATIENCE: Duration = Duration::from_millis(200);
 pub(super) struct Layout {
     root: PathBuf,
     run: String,
+    boot: String,
     secret: u64,
     next_temp: AtomicU64,
     _lock: File,
@@ -52,15 +55,26 @@ impl Layout {
         let lock = lock(root)?;
         let known = inspect(root)?;
         let secret = known.unwrap_or_else(new_secret);
-        let layout = Self { root: root.into(), run: run_name(), secret, next_temp: AtomicU64::new(0), _lock: lock };
+        let layout = Self {
+            root: root.into(),
+            run: run_name(),
+            boot: boot_name(),
+            secret,
+            next_temp: AtomicU64::new(0),
+            _lock: lock,
+        };
         let make = || -> io::Result<()> {
             for directory in DIRECTORIES {
                 fs::create_dir_all(root.join(directory))?;
             }
             fs::create_dir_all(root.join("tmp").join(&layout.run))?;
             fs::create_dir_all(root.join("made").join(&layout.run))?;
+            fs::create_dir_all(layout.uploads())?;
             if known.is_none() {
-                medium.replace(&root.join(FORMAT_FILE), format!("{FORMAT}\nsecret {secret:016x}\n").as_bytes())?;
+                medium.replace(
+                    &root.join(FORMAT_FILE),
+                    format!("{FORMAT}\nsecret {secret:016x}\n").as_bytes(),
+                )?;
             }
             medium.sync_directory(&root.join("blobs"))?;
             medium.sync_directory(root)
@@ -96,6 +110,11 @@ impl Layout {
         self.root.join("made").join(&self.run).join(format!("{}-{}", key.space.name(), key.hex()))
     }
 
+    /// Where uploads are that outlive the process, but not the machine's run.
+    pub fn uploads(&self) -> PathBuf {
+        self.root.join("uploads").join(&self.boot)
+    }
+
     pub fn segments(&self) -> PathBuf {
         self.root.join("segments")
     }
@@ -121,8 +140,9 @@ impl Layout {
     /// What earlier runs left unfinished.
     pub fn rubbish(&self) -> Vec<PathBuf> {
         let of = |directory: &str| fs::read_dir(self.root.join(directory)).into_iter().flatten().flatten();
-        let entries = of("tmp").chain(of("made"));
-        entries.filter(|entry| *entry.file_name() != *self.run).map(|entry| entry.path()).collect()
+        let entries = of("tmp").chain(of("made")).chain(of("uploads"));
+        let ours = |name: &OsStr| name == &*self.run || name == &*self.boot;
+        entries.filter(|entry| !ours(&entry.file_name())).map(|entry| entry.path()).collect()
     }
 }
 
@@ -162,8 +182,18 @@ fn inspect(root: &Path) -> Result<Option<u64>> {
     for entry in fs::read_dir(root).map_err(failed)? {
         let name = entry.map_err(failed)?.file_name();
         // What a first start that was cut short leaves, and what a file system of its own starts with.
-        let ours =
-            ["lock", "blobs", "results", "values", "producers", "recipes", "tmp", "quarantine", "lost+found"];
+        let ours = [
+            "lock",
+            "FORMAT.new",
+            "blobs",
+            "segments",
+            "index",
+            "tmp",
+            "made",
+            "uploads",
+            "quarantine",
+            "lost+found",
+        ];
         if !ours.iter().any(|known| name == *known) {
             let (root, name) = (root.display(), name.to_string_lossy().into_owned());
             return refuse(format!("`{root}` is not empty (it holds `{name}`) and is no store of Mortar's"));
@@ -206,6 +236,12 @@ fn lock(root: &Path) -> Result<File> {
 fn run_name() -> String {
     let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     format!("{}-{}", std::process::id(), since.as_nanos())
+}
+
+/// Names this run of the machine; what has no such name is taken for another run each time.
+fn boot_name() -> String {
+    let id = fs::read_to_string("/proc/sys/kernel/random/boot_id");
+    id.map_or_else(|_| run_name(), |id| id.trim().to_owned())
 }
 
 /// Random enough that nobody who sends content can foresee it.

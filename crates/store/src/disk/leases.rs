@@ -63,6 +63,11 @@ pub(super) struct Stamp {
 }
 
 impl Stamp {
+    /// Promises nothing.
+    pub fn glance() -> Self {
+        Self { minute: 0, mask: 0, keep: false }
+    }
+
     /// The use of an entry after this call.
     pub fn apply(self, touch: Touch) -> Touch {
         if !self.keep {
@@ -201,6 +206,11 @@ impl Leases {
             state.floor = state.floor.saturating_sub(SHIFT);
             SHIFT
         })
+    }
+
+    /// The present minute.
+    pub fn now(&self) -> u16 {
+        self.minute()
     }
 
     fn minute(&self) -> u16 {

@@ -12,6 +12,7 @@ use super::{
     leases::Stamp,
     medium::Disk,
     segments::FIRST,
+    squeeze::may_get_smaller,
     table::{Entry, Form},
 };
 use bytes::Bytes;
@@ -34,6 +35,8 @@ pub(super) struct Append {
     /// What its file takes, in blocks; 0 without a file.
     pub blocks: u32,
     pub stamp: Stamp,
+    /// Nobody need try to make its file smaller.
+    pub incompressible: bool,
     /// Only if the index still points here: a copy of an older record, whose sequence it keeps.
     pub instead_of: Option<(Place, u64)>,
 }
@@ -224,7 +227,8 @@ impl Shared {
             Role::Removed => return Ok(Some(place)),
         };
         let stored = if form == Form::File { append.blocks } else { append.payload.len() as u32 };
-        let entry = Entry { space: append.key.space, form, size: append.size, place, stored };
+        let squeeze = may_get_smaller(form, append.encoding) && !append.incompressible;
+        let entry = Entry { space: append.key.space, form, size: append.size, place, stored, squeeze };
         let mut entered = false;
         let before = self.table.update(&append.key, |present| {
             let touch = match (append.instead_of, present) {

@@ -58,9 +58,20 @@ impl Look {
 /// So many checked files are remembered.
 const MAX_CHECKED: usize = 100_000;
 
+impl MadeFiles {
+    /// Whether the blob's own file was lent by this process: likely it will be again.
+    pub fn was_lent(&self, key: &Key) -> bool {
+        self.checked.lock().contains_key(key)
+    }
+}
+
 impl Shared {
     /// A file with the blob's content, which stays until the answer is dropped.
-    pub(super) async fn lend_file(self: &Arc<Self>, digest: Digest, stamp: Stamp) -> Result<Option<LocalFile>> {
+    pub(super) async fn lend_file(
+        self: &Arc<Self>,
+        digest: Digest,
+        stamp: Stamp,
+    ) -> Result<Option<LocalFile>> {
         let shared = self.clone();
         hop(move || shared.lend(digest, stamp)).await
     }

@@ -7,6 +7,7 @@
 //! - `table`: the index · `checkpoint`, `replay`: how it survives
 //! - `intake`, `files`, `pieces`: how blobs come in · `read`, `made`: how they go out · `records`: what else is kept
 //! - `leases`: what was promised · `room`, `usage`: what it takes · `keeper`, `sweep`, `reclaim`: making room
+//! - `squeeze`: compression of what rests · `uploads`: what outlives the process
 //! - `quarantine`: what becomes of damaged things
 //!
 //! Completeness of action results, permissions and limits per request are left to others.
@@ -31,8 +32,10 @@ mod replay;
 mod room;
 mod scan;
 mod segments;
+mod squeeze;
 mod sweep;
 mod table;
+mod uploads;
 mod usage;
 
 pub use medium::{Gate, Step};
@@ -41,14 +44,13 @@ use crate::{blocking::hop, frames, sessions::Sessions};
 use async_trait::async_trait;
 use bytes::Bytes;
 use checkpoint::{Checkpoint, Progress};
-use intake::Arriving;
 use key::Key;
 use layout::Layout;
 use leases::{Leases, Stamp};
 use medium::Medium;
 use mortar_model::{
-    Blob, BlobStore, ByteStream, Clock, Context, Digest, DigestFunction, DigestSet, EncodedBlobs, Encoding,
-    Error, HashIndex, LocalFile, LocalFiles, Range, Result, SystemClock, Upload, UploadId, UploadSessions,
+    Blob, BlobStore, ByteStream, Clock, Context, Digest, DigestFunction, DigestSet, EncodedBlobs, Error,
+    HashIndex, LocalFile, LocalFiles, Range, Result, SystemClock,
 };
 use parking_lot::Mutex;
 use segments::Segments;
@@ -63,6 +65,7 @@ use std::{
     time::{Duration, Instant},
 };
 use table::{Entry, Table};
+use uploads::{Leftovers, Uploading};
 
 /// Disk space is given in blocks, in bytes.
 const BLOCK: u64 = 4096;
@@ -92,6 +95,8 @@ pub struct Policy {
     pub keep_uploads: Duration,
     /// How many of such uploads are kept; each holds a file open.
     pub max_idle_uploads: usize,
+    /// What was not used for so long is compressed.
+    pub compress_after: Duration,
     /// Where time comes from.
     pub clock: Arc<dyn Clock>,
     /// Sees all that is done to files. For tests.
@@ -105,6 +110,7 @@ impl Default for Policy {
             grace: Duration::from_secs(10 * 60),
             keep_uploads: Duration::from_secs(60 * 60),
             max_idle_uploads: 128,
+            compress_after: Duration::from_secs(5 * 60),
             clock: Arc::new(SystemClock),
             gate: None,
         }
@@ -140,6 +146,8 @@ pub struct StoreStats {
     pub refused: u64,
     /// Segments reclaimed since the start.
     pub reclaimed: u64,
+    /// Files compressed since the start.
+    pub squeezed: u64,
     /// Uploads begun and not ended.
     pub uploads: u64,
     /// Invocations that count on what they were promised.
@@ -158,7 +166,7 @@ pub struct StoreStats {
 /// on disk.
 pub struct DiskStore {
     shared: Arc<Shared>,
-    uploads: Arc<Sessions<Arriving>>,
+    uploads: Arc<Sessions<Uploading>>,
     threads: Vec<JoinHandle<()>>,
 }
 
@@ -174,16 +182,18 @@ impl DiskStore {
         let layout = Layout::open(&config.directory, &medium)?;
         let name = config.directory.display().to_string();
         let open = Shared::open(layout, medium, config.max_size, &policy);
-        let (shared, sequence) = open.map_err(|error| Error::io(format!("opening the store in `{name}`"), error))?;
+        let (shared, sequence) =
+            open.map_err(|error| Error::io(format!("opening the store in `{name}`"), error))?;
         let shared = Arc::new(shared);
         let uploads = Sessions::new(policy.keep_uploads, policy.max_idle_uploads, policy.clock.clone());
         let uploads = Arc::new(uploads);
         let _ = shared.uploads.set(Arc::downgrade(&uploads));
         let log = shared.clone();
-        let keeper = shared.clone();
+        let (keeper, squeezer) = (shared.clone(), shared.clone());
         let threads = vec![
             spawn("store-log", move || log::run(&log, sequence))?,
             spawn("store-keeper", move || keeper::run(&keeper))?,
+            spawn("store-squeezer", move || squeeze::run(&squeezer))?,
         ];
         Ok(Arc::new(Self { shared, uploads, threads }))
     }
@@ -207,6 +217,7 @@ impl DiskStore {
             lease_violations: counters.violations.load(Relaxed),
             refused: shared.room.refused.load(Relaxed),
             reclaimed: counters.reclaimed.load(Relaxed),
+            squeezed: counters.squeezed.load(Relaxed),
             uploads,
             invocations: shared.leases.running() as u64,
             segment_bytes: shared.segments.footprint(),
@@ -221,6 +232,12 @@ impl Drop for DiskStore {
     /// The last of what was acknowledged is durable already; this makes the next start short.
     fn drop(&mut self) {
         self.shared.keeper.stop();
+        // The log last: the others wait for it.
+        for thread in self.threads.drain(1..).collect::<Vec<_>>() {
+            if thread.join().is_err() {
+                tracing::error!("a thread of the store panicked");
+            }
+        }
         self.shared.log.close();
         for thread in self.threads.drain(..) {
             if thread.join().is_err() {
@@ -245,6 +262,7 @@ struct Counters {
     lost: AtomicU64,
     violations: AtomicU64,
     reclaimed: AtomicU64,
+    squeezed: AtomicU64,
 }
 
 /// What the parts of the store have in common.
@@ -265,12 +283,18 @@ struct Shared {
     index_footprint: AtomicU64,
     room: room::Room,
     names: Arc<files::Names>,
+    /// Held while a segment is reclaimed: one at a time.
+    reclaiming: Mutex<()>,
+    compress_after: Duration,
     made: made::MadeFiles,
     keeper: keeper::Keeper,
     counters: Counters,
     stock_taken: AtomicBool,
+    opened: Instant,
+    keep_uploads: Duration,
+    leftovers: Leftovers,
     /// What is in them holds this in turn.
-    uploads: OnceLock<Weak<Sessions<Arriving>>>,
+    uploads: OnceLock<Weak<Sessions<Uploading>>>,
 }
 
 impl Shared {
@@ -303,10 +327,15 @@ impl Shared {
             usage: usage::Usage::default(),
             room: room::Room::default(),
             names: Arc::default(),
+            reclaiming: Mutex::default(),
+            compress_after: policy.compress_after,
             made: made::MadeFiles::default(),
             keeper: keeper::Keeper::default(),
             counters: Counters::default(),
             stock_taken: AtomicBool::new(false),
+            opened: policy.clock.now(),
+            keep_uploads: policy.keep_uploads,
+            leftovers: Leftovers::default(),
             uploads: OnceLock::new(),
             layout,
             medium,
@@ -314,6 +343,7 @@ impl Shared {
         shared.room.free.store(u64::MAX, Relaxed);
         shared.usage.restore(known.files, known.counts);
         shared.count_quarantine();
+        shared.leftovers.find(&shared);
         let highest = match known.clean {
             true => 0,
             false => shared.replay(known.applied)?,
@@ -341,7 +371,8 @@ impl Shared {
     }
 
     fn missing(&self, digests: &DigestSet, stamp: Stamp) -> DigestSet {
-        let is_missing = |digest: &Digest| !digest.is_empty() && !self.has(&Key::of(*digest), digest.size(), stamp);
+        let is_missing =
+            |digest: &Digest| !digest.is_empty() && !self.has(&Key::of(*digest), digest.size(), stamp);
         digests.iter().filter(is_missing).collect()
     }
 
@@ -354,10 +385,15 @@ impl Shared {
         if let Some(uploads) = self.uploads.get().and_then(Weak::upgrade) {
             uploads.expire();
         }
+        let age = self.clock.now().saturating_duration_since(self.opened);
+        while age >= self.keep_uploads && self.leftovers.drop_one(self) {}
     }
 
     /// Drops the upload that was left first, if nobody holds it; unless `urgent`, only one that was left for a while.
     fn drop_idle_upload(&self, urgent: bool) -> bool {
+        if self.leftovers.drop_one(self) {
+            return true;
+        }
         let Some(uploads) = self.uploads.get().and_then(Weak::upgrade) else { return false };
         let left_for = uploads.longest_idle();
         let goes = left_for.is_some_and(|idle| urgent || idle > UPLOAD_REST);
@@ -442,26 +478,5 @@ impl HashIndex for DiskStore {
         }
         let entry = self.shared.look(&Key::new(function, *hash), self.shared.leases.stamp(context));
         Ok(entry.map(|entry| Digest::new(function, *hash, entry.size)))
-    }
-}
-
-#[async_trait]
-impl UploadSessions for DiskStore {
-    /// Does not look whether the blob is here already; a caller that wants to end early asks `find_missing`.
-    async fn open(
-        &self,
-        context: &Context,
-        id: &UploadId,
-        digest: Digest,
-        encoding: Encoding,
-    ) -> Result<Box<dyn Upload>> {
-        crate::sessions::identity_only(digest, encoding)?;
-        let (shared, stamp) = (self.shared.clone(), self.shared.leases.stamp(context));
-        shared.check_fits(digest.size())?;
-        self.uploads.open(context, id, digest, move || Arriving::begin(shared, digest, stamp)).await
-    }
-
-    async fn committed(&self, context: &Context, id: &UploadId) -> Result<Option<u64>> {
-        Ok(self.uploads.committed(context, id).await)
     }
 }

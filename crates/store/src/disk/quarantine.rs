@@ -48,14 +48,12 @@ impl Shared {
     /// As `quarantine`, where only the place is known.
     pub(super) fn quarantine_place(&self, place: Place) {
         let mut lost = Vec::new();
-        self.table.visit(|entry, _| {
-            match entry.place == place {
-                true => {
-                    lost.push(*entry);
-                    super::table::Verdict::Remove
-                }
-                false => super::table::Verdict::Keep,
+        self.table.visit(|entry, _| match entry.place == place {
+            true => {
+                lost.push(*entry);
+                super::table::Verdict::Remove
             }
+            false => super::table::Verdict::Keep,
         });
         for entry in lost {
             self.usage.replaced(Some(&entry), None);
@@ -96,7 +94,8 @@ impl Shared {
 
     /// What lies in quarantine since earlier runs.
     pub(super) fn count_quarantine(&self) {
-        let lengths = files_of(&self.layout.quarantine()).into_iter().filter_map(|path| fs::metadata(path).ok());
+        let lengths =
+            files_of(&self.layout.quarantine()).into_iter().filter_map(|path| fs::metadata(path).ok());
         let bytes: u64 = lengths.map(|metadata| metadata.len().next_multiple_of(BLOCK)).sum();
         self.usage.quarantine.store(bytes, Relaxed);
     }

@@ -19,7 +19,10 @@ use crate::{
 use bytes::Bytes;
 use futures::{Stream, StreamExt, stream};
 use mortar_model::{Blob, ByteStream, Digest, Encoding, Error, Kind, Range, Result};
-use std::{io, ops, sync::{Arc, atomic::Ordering::Relaxed}};
+use std::{
+    io, ops,
+    sync::{Arc, atomic::Ordering::Relaxed},
+};
 
 /// How often a thing is looked for again that was moved this moment.
 const ATTEMPTS: usize = 8;
@@ -44,7 +47,12 @@ pub(super) struct Opened {
 
 impl Shared {
     /// The bytes of a blob within a range.
-    pub(super) async fn read_blob(self: &Arc<Self>, digest: Digest, range: Range, stamp: Stamp) -> Result<Blob> {
+    pub(super) async fn read_blob(
+        self: &Arc<Self>,
+        digest: Digest,
+        range: Range,
+        stamp: Stamp,
+    ) -> Result<Blob> {
         let (offset, length) = range.within(digest)?;
         if digest.is_empty() {
             return Ok(Blob::bytes(Bytes::new()));
@@ -122,8 +130,12 @@ impl Shared {
             return Ok(Found::Record(header, payload));
         }
         let shared = self.clone();
-        hop(move || shared.find_blocking(key, Some(digest.size()), stamp)?.ok_or_else(|| not_found(key, digest.size())))
-            .await
+        hop(move || {
+            shared
+                .find_blocking(key, Some(digest.size()), stamp)?
+                .ok_or_else(|| not_found(key, digest.size()))
+        })
+        .await
     }
 
     /// Finds what has this key, of this size if that is given. Blocks.
@@ -240,7 +252,8 @@ impl Reader {
         if is_whole && self.opened.encoding == self.encoding {
             return Ok(bytes);
         }
-        let content = self.shared.content_of_piece(&self.opened, bytes, (end - start) as usize)?.slice(from..to);
+        let content =
+            self.shared.content_of_piece(&self.opened, bytes, (end - start) as usize)?.slice(from..to);
         match self.encoding {
             Encoding::Identity => Ok(content),
             Encoding::Zstd => {

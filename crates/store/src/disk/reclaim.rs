@@ -8,7 +8,7 @@ use super::{
     log::{Append, answered_blocking},
     scan::Scan,
     sweep::Cut,
-    table::{Form, Verdict},
+    table::{Entry, Form, Verdict},
 };
 use crate::frames;
 use bytes::Bytes;
@@ -37,8 +37,11 @@ impl Shared {
 
     /// Copies what stays of a segment that nobody appends to, evicts what `cut` takes, and removes it.
     pub(super) fn reclaim(&self, number: u32, cut: Cut) {
+        let _alone = self.reclaiming.lock();
         let judge = self.leases.judge();
-        let Ok(mut scan) = Scan::open(&self.segments, self.secret, number, super::segments::FIRST) else { return };
+        let Ok(mut scan) = Scan::open(&self.segments, self.secret, number, super::segments::FIRST) else {
+            return;
+        };
         let (mut copies, mut length) = (Vec::new(), 0);
         // What was removed must not come back from an older record, were the index ever made anew.
         let has_older = self.segments.from(0).first().is_some_and(|(first, _)| *first < number);
@@ -48,22 +51,24 @@ impl Shared {
             }
             if header.role == Role::Removed {
                 if has_older {
-                    copies.push(self.copy_of(place, header, payload, 0));
+                    copies.push(self.copy_of(place, header, payload, None));
                 }
                 continue;
             }
             let mut evicted = None;
             let removed = self.table.remove(&header.key, |entry, touch| {
-                evicted = cut.takes(&judge, touch).filter(|_| entry.place == place && entry.form == Form::Record);
+                evicted =
+                    cut.takes(&judge, touch).filter(|_| entry.place == place && entry.form == Form::Record);
                 evicted.is_some()
             });
             if let (Some(entry), Some(hold)) = (removed, evicted) {
                 self.evicted(&entry, hold);
                 continue;
             }
-            let Some(entry) = self.table.get(&header.key).filter(|entry| entry.place == place) else { continue };
-            let blocks = if entry.form == Form::File { entry.stored } else { 0 };
-            let copy = self.copy_of(place, header, payload, blocks);
+            let Some(entry) = self.table.get(&header.key).filter(|entry| entry.place == place) else {
+                continue;
+            };
+            let copy = self.copy_of(place, header, payload, Some(&entry));
             length += HEADER + copy.payload.len();
             copies.push(copy);
             if length >= GROUP {
@@ -85,7 +90,8 @@ impl Shared {
         self.counters.reclaimed.fetch_add(1, Relaxed);
     }
 
-    fn copy_of(&self, place: Place, header: Header, payload: Bytes, blocks: u32) -> Append {
+    fn copy_of(&self, place: Place, header: Header, payload: Bytes, entry: Option<&Entry>) -> Append {
+        let file = entry.filter(|entry| entry.form == Form::File);
         let (encoding, payload) = self.shrunk(&header, payload);
         Append {
             role: header.role,
@@ -93,7 +99,8 @@ impl Shared {
             encoding,
             size: header.size,
             payload,
-            blocks,
+            blocks: file.map_or(0, |file| file.stored),
+            incompressible: file.is_some_and(|file| !file.squeeze),
             // Copies take over the use of what they are copied from.
             stamp: self.leases.own_stamp(),
             instead_of: Some((place, header.sequence)),
@@ -128,7 +135,7 @@ impl Shared {
     }
 
     /// In its smaller form, where it has one.
-    fn shrunk(&self, header: &Header, payload: Bytes) -> (Encoding, Bytes) {
+    pub(super) fn shrunk(&self, header: &Header, payload: Bytes) -> (Encoding, Bytes) {
         if header.role != Role::Content || header.encoding != Encoding::Identity {
             return (header.encoding, payload);
         }

@@ -61,10 +61,12 @@ impl Records for DiskStore {
             .await
         };
         let each = move |(shared, places): (Arc<Shared>, Vec<_>)| {
-            stream::iter(places).map(move |at| Ok((shared.clone(), at))).try_filter_map(move |(shared, at)| {
-                // What was replaced or removed meanwhile is passed over.
-                hop(move || Ok(shared.record_at(kind, at)))
-            })
+            stream::iter(places).map(move |at| Ok((shared.clone(), at))).try_filter_map(
+                move |(shared, at)| {
+                    // What was replaced or removed meanwhile is passed over.
+                    hop(move || Ok(shared.record_at(kind, at)))
+                },
+            )
         };
         stream::once(places).map_ok(each).try_flatten().boxed()
     }
@@ -94,7 +96,8 @@ impl Shared {
         let length = records.iter().map(|record| record.content.len() as u64).sum();
         self.check_fits(length)?;
         if let Some(record) = records.iter().find(|record| record.content.len() > MAX_RECORD) {
-            let message = format!("{} bytes are too many for a record: at most {MAX_RECORD}", record.content.len());
+            let message =
+                format!("{} bytes are too many for a record: at most {MAX_RECORD}", record.content.len());
             return Err(Error::new(Kind::ResourceExhausted { message, retry_after: None }));
         }
         let room = self.reserve(length).await?;
@@ -106,6 +109,7 @@ impl Shared {
             size: content.len() as u64,
             payload: content,
             blocks: 0,
+            incompressible: false,
             stamp,
             instead_of: None,
         });
@@ -138,8 +142,11 @@ impl Shared {
         let (header, payload) = self.segments.read(place, stored).ok()?;
         let is_current = self.table.get(&header.key).is_some_and(|entry| entry.place == place);
         let content = self.content(&header, payload).ok()?;
-        (is_current && header.key.space == Space::from(kind))
-            .then_some(Record { kind, name: header.key.hash, content })
+        (is_current && header.key.space == Space::from(kind)).then_some(Record {
+            kind,
+            name: header.key.hash,
+            content,
+        })
     }
 
     /// Drops a thing, so that it never comes back. Whether there was one.

@@ -3,13 +3,13 @@
 //! Reads no more than was appended since the last checkpoint, unless the index itself is lost: then all there is.
 
 use super::{
-    Shared,
+    BLOCK, Shared,
     frame::{Header, Place, Role},
     leases::Stamp,
     pieces::Pieces,
     scan::Scan,
+    squeeze::may_get_smaller,
     table::{Entry, Form},
-    BLOCK,
 };
 use bytes::Bytes;
 use std::io;
@@ -22,7 +22,8 @@ impl Shared {
         for (number, _) in self.segments.from(first) {
             let from = if number == first { offset } else { super::segments::FIRST };
             let scan = Scan::open(&self.segments, self.secret, number, from);
-            let mut scan = scan.map_err(|unread| io::Error::other(format!("segment {number}: {unread:?}")))?;
+            let mut scan =
+                scan.map_err(|unread| io::Error::other(format!("segment {number}: {unread:?}")))?;
             for (place, header, payload) in scan.by_ref() {
                 highest = highest.max(header.sequence);
                 count += 1;
@@ -46,12 +47,20 @@ impl Shared {
             Role::Removed => return self.take_up_removal(header),
             Role::Content => {
                 let (space, stored) = (header.key.space, header.stored);
-                Entry { space, form: Form::Record, size: header.size, place, stored }
+                Entry { space, form: Form::Record, size: header.size, place, stored, squeeze: false }
             }
             Role::File => {
                 let Some(pieces) = Pieces::decode(payload, header.size) else { return Ok(()) };
+                let squeeze = may_get_smaller(Form::File, header.encoding);
                 let blocks = pieces.file_length().div_ceil(BLOCK) as u32;
-                Entry { space: header.key.space, form: Form::File, size: header.size, place, stored: blocks }
+                Entry {
+                    space: header.key.space,
+                    form: Form::File,
+                    size: header.size,
+                    place,
+                    stored: blocks,
+                    squeeze,
+                }
             }
         };
         let known = self.table.get(&header.key);

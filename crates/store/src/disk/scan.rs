@@ -46,7 +46,8 @@ impl Scan {
             return None;
         }
         if self.at < self.window_at || end > self.window_at + self.window.len() as u64 {
-            let read = self.disk.read_at(self.at, (self.end - self.at).min(WINDOW.max(length) as u64) as usize);
+            let read =
+                self.disk.read_at(self.at, (self.end - self.at).min(WINDOW.max(length) as u64) as usize);
             match read {
                 Ok(bytes) => (self.window, self.window_at) = (bytes.into(), self.at),
                 Err(error) => {

@@ -124,9 +124,12 @@ impl Shared {
             return;
         }
         let census = self.census();
-        let dead: u64 = self.segments.from(0).iter().map(|(number, length)| {
-            length.saturating_sub(census.live.get(number).copied().unwrap_or(0))
-        }).sum();
+        let dead: u64 = self
+            .segments
+            .from(0)
+            .iter()
+            .map(|(number, length)| length.saturating_sub(census.live.get(number).copied().unwrap_or(0)))
+            .sum();
         // What is dead already needs nobody to go; but not all of it can be had.
         let cut = census.cut(still_needed(self).saturating_sub(dead / 2), urgent);
         self.sweep_files(cut, still_needed(self));
@@ -206,7 +209,17 @@ impl Shared {
     pub(super) fn removal(&self, key: Key) -> Append {
         let stamp = self.leases.own_stamp();
         let (encoding, payload) = (Encoding::Identity, Bytes::new());
-        Append { role: Role::Removed, key, encoding, size: 0, payload, blocks: 0, stamp, instead_of: None }
+        Append {
+            role: Role::Removed,
+            key,
+            encoding,
+            size: 0,
+            payload,
+            blocks: 0,
+            incompressible: false,
+            stamp,
+            instead_of: None,
+        }
     }
 
     pub(super) fn evicted(&self, entry: &Entry, hold: Hold) {

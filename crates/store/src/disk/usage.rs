@@ -24,7 +24,8 @@ pub(super) struct Usage {
 impl Usage {
     /// An entry of the index took the place of another.
     pub fn replaced(&self, before: Option<&Entry>, after: Option<&Entry>) {
-        for (entry, sign) in before.map(|entry| (entry, -1)).into_iter().chain(after.map(|entry| (entry, 1))) {
+        for (entry, sign) in before.map(|entry| (entry, -1)).into_iter().chain(after.map(|entry| (entry, 1)))
+        {
             add(&self.files, sign * file_bytes(entry) as i64);
             if let Some(count) = self.count_of(entry) {
                 add(count, sign);
@@ -60,7 +61,10 @@ impl Usage {
 
     /// All but segments and index.
     pub fn beside_segments(&self) -> u64 {
-        [&self.files, &self.made, &self.in_flight, &self.quarantine].map(|part| part.load(Relaxed)).iter().sum()
+        [&self.files, &self.made, &self.in_flight, &self.quarantine]
+            .map(|part| part.load(Relaxed))
+            .iter()
+            .sum()
     }
 }
 

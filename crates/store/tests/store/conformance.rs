@@ -15,6 +15,7 @@ async fn disk() {
     let codec = Arc::new(TableCodec::default());
     let results = Arc::new(Results::new(store.clone(), codec.clone()));
     let subject = Subject {
+        encoded: Some(store.clone()),
         uploads: Some(store.clone()),
         actions: Some(Arc::new(Completeness::new(results, store.clone(), codec))),
         hashes: Some(store.clone()),

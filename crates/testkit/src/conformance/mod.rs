@@ -6,6 +6,7 @@
 
 mod actions;
 mod content;
+mod encodings;
 mod powers;
 mod reads;
 mod uploads;
@@ -17,8 +18,8 @@ use anyhow::{Result, ensure};
 use bytes::Bytes;
 use futures::future::BoxFuture;
 use mortar_model::{
-    ActionCache, BlobStore, Context, Digest, DigestFunction, DigestSet, HashIndex, InstanceName, LocalFiles,
-    Range, UploadSessions, Values,
+    ActionCache, BlobStore, Context, Digest, DigestFunction, DigestSet, EncodedBlobs, HashIndex,
+    InstanceName, LocalFiles, Range, UploadSessions, Values,
 };
 use std::sync::Arc;
 
@@ -29,6 +30,8 @@ pub struct Subject {
     pub blobs: Arc<dyn BlobStore>,
     /// Uploads that resume.
     pub uploads: Option<Arc<dyn UploadSessions>>,
+    /// Blobs as zstd frames. Where there are uploads too, they take frames.
+    pub encoded: Option<Arc<dyn EncodedBlobs>>,
     /// Action results.
     pub actions: Option<Arc<dyn ActionCache>>,
     /// Blobs by hash alone.
@@ -51,6 +54,7 @@ impl Subject {
         Self {
             blobs,
             uploads: None,
+            encoded: None,
             actions: None,
             hashes: None,
             values: None,
@@ -110,6 +114,8 @@ pub struct Check {
 enum Power {
     Blobs,
     Uploads,
+    Encoded,
+    EncodedUploads,
     Actions,
     Instances,
     Hashes,
@@ -134,6 +140,8 @@ impl Check {
         let offered = match self.needs {
             Power::Blobs => true,
             Power::Uploads => subject.uploads.is_some(),
+            Power::Encoded => subject.encoded.is_some(),
+            Power::EncodedUploads => subject.encoded.is_some() && subject.uploads.is_some(),
             Power::Actions => subject.actions.is_some(),
             Power::Instances => subject.actions.is_some() && subject.other_instance.is_some(),
             Power::Hashes => subject.hashes.is_some(),
@@ -188,6 +196,13 @@ pub fn checks() -> Vec<Check> {
         check!(Uploads, uploads::an_upload_that_is_too_long_is_refused),
         check!(Uploads, uploads::an_upload_that_is_too_short_is_refused),
         check!(Uploads, uploads::an_unknown_upload_has_nothing_committed),
+        check!(Encoded, encodings::a_blob_is_read_as_zstd),
+        check!(Encoded, encodings::ranges_of_zstd_are_exact),
+        check!(Encoded, encodings::zstd_that_is_written_comes_back),
+        check!(Encoded, encodings::zstd_of_something_else_is_refused),
+        check!(EncodedUploads, encodings::a_compressed_upload_comes_back),
+        check!(EncodedUploads, encodings::a_compressed_upload_resumes_where_it_was_left),
+        check!(EncodedUploads, encodings::a_compressed_upload_of_something_else_is_discarded),
         check!(Actions, actions::an_unknown_action_has_no_result),
         check!(Actions, actions::a_result_comes_back),
         check!(Actions, actions::a_newer_result_replaces_an_older_one),

@@ -11,7 +11,7 @@ fn uploads(subject: &Subject) -> Result<&dyn UploadSessions> {
     subject.uploads.as_deref().context("the subject has no uploads")
 }
 
-fn new_id() -> UploadId {
+pub(super) fn new_id() -> UploadId {
     let mut random = Random::new();
     let words = [random.number(), random.number()].map(|word| format!("{word:016x}"));
     let [a, b] = &words;

@@ -175,8 +175,8 @@ fn home_of_tag(tag: &Tag) -> u32 {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use super::super::{frame::Place, key::Space};
+    use super::*;
     use mortar_model::{Digest, DigestFunction};
     use std::collections::HashMap;
 
@@ -186,7 +186,14 @@ mod tests {
 
     fn entry(number: u64) -> Entry {
         let place = Place { segment: number as u32 & MAX_SEGMENT, offset: 64 };
-        Entry { space: Space::Sha256, form: Form::Record, size: number, place, stored: number as u32 }
+        Entry {
+            space: Space::Sha256,
+            form: Form::Record,
+            size: number,
+            place,
+            stored: number as u32,
+            squeeze: false,
+        }
     }
 
     fn insert(table: &Table, number: u64) {

@@ -3,11 +3,11 @@
 //! The file begins with a header (`mortarIX`, version, slots); entries follow. A table that is too full is written
 //! anew, larger, and takes the old one's name.
 
+use super::super::{frame::number, medium::Medium};
 use super::{
     map::Map,
     slot::{self, Content, Entry, SLOT, Tag},
 };
-use super::super::{frame::number, medium::Medium};
 use std::{io, path::Path};
 
 const MAGIC: &[u8; 8] = b"mortarIX";

@@ -30,6 +30,8 @@ pub(in super::super) struct Entry {
     pub place: Place,
     /// What it takes: the payload of its record in bytes, or its file in blocks.
     pub stored: u32,
+    /// Its file may get smaller by compression; nobody has tried.
+    pub squeeze: bool,
 }
 
 /// The part of a key that a slot holds; the rest chooses shard and place within it.
@@ -61,9 +63,10 @@ pub(super) fn tag(key: &Key) -> Tag {
 pub(super) fn encode(tag: &Tag, entry: &Entry, secret: u64) -> [u8; SLOT] {
     let mut slot = [0; SLOT];
     slot[..12].copy_from_slice(tag);
-    let form = match entry.form {
-        Form::Record => 1,
-        Form::File => 2,
+    let form = match (entry.form, entry.squeeze) {
+        (Form::Record, _) => 1,
+        (Form::File, false) => 2,
+        (Form::File, true) => 3,
     };
     slot[12] = form << 4 | entry.space as u8;
     slot[13..19].copy_from_slice(&entry.size.to_le_bytes()[..6]);
@@ -85,9 +88,10 @@ pub(super) fn decode(slot: &[u8; SLOT], secret: u64) -> Content {
     if slot[12] == 0 && slot.iter().all(|byte| *byte == 0) {
         return Content::Empty;
     }
-    let form = match slot[12] >> 4 {
-        1 => Form::Record,
-        2 => Form::File,
+    let (form, squeeze) = match slot[12] >> 4 {
+        1 => (Form::Record, false),
+        2 => (Form::File, false),
+        3 => (Form::File, true),
         _ => return Content::Gone,
     };
     let Some(space) = Space::from_number(slot[12] & 15) else { return Content::Gone };
@@ -98,7 +102,7 @@ pub(super) fn decode(slot: &[u8; SLOT], secret: u64) -> Content {
     tag.copy_from_slice(&slot[..12]);
     let place = Place { segment: number(&slot[19..22]) as u32, offset: number(&slot[22..26]) as u32 };
     let (size, stored) = (number(&slot[13..19]), number(&slot[26..30]) as u32);
-    Content::Kept(tag, Entry { space, form, size, place, stored })
+    Content::Kept(tag, Entry { space, form, size, place, stored, squeeze })
 }
 
 fn check(slot: &[u8; SLOT], secret: u64) -> [u8; 2] {
@@ -118,6 +122,7 @@ mod tests {
             size: MAX_SIZE - 1,
             place: Place { segment: MAX_SEGMENT, offset: u32::MAX - 7 },
             stored: 123_456,
+            squeeze: true,
         };
         let slot = encode(&[7; 12], &entry, 3);
         assert_eq!(decode(&slot, 3), Content::Kept([7; 12], entry));
