@@ -17,7 +17,10 @@ pub mod size_limit;
 pub mod transcoding;
 
 pub use completeness::{Completeness, CompletenessStats};
-pub use disk::{DiskConfig, DiskStore, Gate, Policy, Step, StoreStats};
+pub use disk::{
+    DiskConfig, DiskStore, Finding, Gate, Policy, Step, StoreStats, Verdict, VerifyOptions, VerifyReport,
+    VerifyStep,
+};
 pub use memory::MemoryStore;
 pub use records::{Record, RecordKind, Records};
 pub use results::{Results, purge::Selection};
