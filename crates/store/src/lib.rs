@@ -15,6 +15,7 @@ pub mod results;
 mod sessions;
 pub mod size_limit;
 pub mod transcoding;
+pub mod values;
 
 pub use completeness::{Completeness, CompletenessStats};
 pub use disk::{
@@ -26,3 +27,4 @@ pub use records::{Record, RecordKind, Records};
 pub use results::{Results, purge::Selection};
 pub use size_limit::SizeLimit;
 pub use transcoding::Transcoding;
+pub use values::NamedValues;

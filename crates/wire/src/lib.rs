@@ -39,6 +39,8 @@ pub use generated::google::bytestream;
 pub use generated::google::longrunning;
 /// `google.rpc`.
 pub use generated::google::rpc;
+/// Care of a data directory, over its admin socket.
+pub use generated::mortar::admin::v1 as admin;
 /// The worker session.
 pub use generated::mortar::worker::v1 as worker;
 
@@ -70,6 +72,11 @@ mod generated {
         }
     }
     pub mod mortar {
+        pub mod admin {
+            pub mod v1 {
+                include!("generated/mortar.admin.v1.rs");
+            }
+        }
         pub mod worker {
             pub mod v1 {
                 include!("generated/mortar.worker.v1.rs");

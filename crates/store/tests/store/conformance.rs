@@ -1,7 +1,8 @@
 //! The conformance suite over every store and decorator of this crate.
 
 use crate::fixture::{PLENTY, open};
-use mortar_store::{Completeness, MemoryStore, Results, SizeLimit};
+use mortar_model::SystemClock;
+use mortar_store::{Completeness, MemoryStore, NamedValues, Results, SizeLimit};
 use mortar_testkit::{
     codec::TableCodec,
     conformance::{Subject, assert_conforms},
@@ -36,6 +37,13 @@ async fn memory() {
         ..Subject::new(store)
     };
     assert_conforms(&subject).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn named_values() {
+    let store = MemoryStore::new(1 << 30);
+    let values = NamedValues::new(store.clone(), Arc::new(SystemClock));
+    assert_conforms(&Subject { values: Some(Arc::new(values)), ..Subject::new(store) }).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
