@@ -7,6 +7,7 @@ mod blocking;
 pub mod completeness;
 pub mod disk;
 pub mod frames;
+pub mod import;
 mod inflating;
 mod intake;
 pub mod memory;

@@ -3,6 +3,7 @@
 mod codegen;
 mod conformance;
 mod demo;
+mod fuzz;
 mod setup;
 mod test;
 
@@ -20,6 +21,8 @@ enum Command {
     },
     /// Put a live server, of whatever make, to the conformance suite.
     Conformance(conformance::Arguments),
+    /// Feed parsers mutated input: zstd frames, seek tables, resource names.
+    Fuzz(fuzz::Arguments),
     /// Install what the tests need: Debian packages, Bazel 2.1.0, BuildStream, Debian sources.
     Setup,
     /// Build a sample with a real Bazel on a Mortar of its own, twice, and tell what ran where.
@@ -32,6 +35,7 @@ fn main() -> anyhow::Result<()> {
     match Command::parse() {
         Command::Codegen { check } => codegen::run(check),
         Command::Conformance(arguments) => conformance::run(&arguments),
+        Command::Fuzz(arguments) => fuzz::run(&arguments),
         Command::Setup => setup::run(),
         Command::Demo => demo::run(),
         Command::Test => test::run(),

@@ -5,12 +5,12 @@ use mortar_model::{
     ActionKey, Clock, Context, Digest, DigestFunction, InstanceName, RequestMetadata, Values,
 };
 use mortar_store::{MemoryStore, NamedValues, Record, RecordKind, Records, Selection};
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
 fn of(instance: &str, invocation: &str) -> Context {
     let request = RequestMetadata { tool_invocation_id: invocation.into(), ..RequestMetadata::default() };
     let context = context().with_instance(InstanceName::parse(instance).unwrap());
-    Context { request, ..context }
+    Context { request: request.into(), ..context }
 }
 
 #[tokio::test]

@@ -242,6 +242,55 @@ pub struct PurgeResponse {
     #[prost(uint64, tag = "3")]
     pub values: u64,
 }
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ImportRequest {
+    /// A directory on this machine, as an absolute path: a `--disk_cache` of Bazel, or the data of bazel-remote.
+    #[prost(string, tag = "1")]
+    pub source: ::prost::alloc::string::String,
+    /// Whose results these will be.
+    #[prost(string, tag = "2")]
+    pub instance: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ImportProgress {
+    /// Files that are dealt with, of those the ones that were left out, and bytes of content that were written.
+    #[prost(uint64, tag = "1")]
+    pub files: u64,
+    #[prost(uint64, tag = "2")]
+    pub skipped: u64,
+    #[prost(uint64, tag = "3")]
+    pub bytes: u64,
+    /// In the last message only.
+    #[prost(message, optional, tag = "4")]
+    pub report: ::core::option::Option<ImportReport>,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ImportReport {
+    /// Whose directory it was, for people.
+    #[prost(string, tag = "1")]
+    pub kind: ::prost::alloc::string::String,
+    /// Those written, and those that were here.
+    #[prost(uint64, tag = "2")]
+    pub blobs: u64,
+    #[prost(uint64, tag = "3")]
+    pub known_blobs: u64,
+    #[prost(uint64, tag = "4")]
+    pub action_results: u64,
+    #[prost(uint64, tag = "5")]
+    pub known_action_results: u64,
+    /// What was left out, as far as it is not too much to name.
+    #[prost(message, repeated, tag = "6")]
+    pub skipped: ::prost::alloc::vec::Vec<Skipped>,
+}
+/// A file that was left out.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Skipped {
+    /// Within the source.
+    #[prost(string, tag = "1")]
+    pub path: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub why: ::prost::alloc::string::String,
+}
 /// Generated client implementations.
 pub mod admin_client {
     #![allow(
@@ -424,6 +473,31 @@ pub mod admin_client {
                 .insert(GrpcMethod::new("mortar.admin.v1.Admin", "Purge"));
             self.inner.unary(req, path, codec).await
         }
+        /// Takes over what another cache has gathered, for as long as the caller listens. The last message has the report.
+        pub async fn import(
+            &mut self,
+            request: impl tonic::IntoRequest<super::ImportRequest>,
+        ) -> std::result::Result<
+            tonic::Response<tonic::codec::Streaming<super::ImportProgress>>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/mortar.admin.v1.Admin/Import",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("mortar.admin.v1.Admin", "Import"));
+            self.inner.server_streaming(req, path, codec).await
+        }
     }
 }
 /// Generated server implementations.
@@ -468,6 +542,16 @@ pub mod admin_server {
             &self,
             request: tonic::Request<super::PurgeRequest>,
         ) -> std::result::Result<tonic::Response<super::PurgeResponse>, tonic::Status> {
+            Err(tonic::Status::unimplemented("Not yet implemented"))
+        }
+        /// Takes over what another cache has gathered, for as long as the caller listens. The last message has the report.
+        async fn import(
+            &self,
+            request: tonic::Request<super::ImportRequest>,
+        ) -> std::result::Result<
+            tonic::Response<BoxStream<super::ImportProgress>>,
+            tonic::Status,
+        > {
             Err(tonic::Status::unimplemented("Not yet implemented"))
         }
     }
@@ -718,6 +802,52 @@ pub mod admin_server {
                                 max_encoding_message_size,
                             );
                         let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/mortar.admin.v1.Admin/Import" => {
+                    #[allow(non_camel_case_types)]
+                    struct ImportSvc<T: Admin>(pub Arc<T>);
+                    impl<
+                        T: Admin,
+                    > tonic::server::ServerStreamingService<super::ImportRequest>
+                    for ImportSvc<T> {
+                        type Response = super::ImportProgress;
+                        type ResponseStream = BoxStream<super::ImportProgress>;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::ResponseStream>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::ImportRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Admin>::import(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = ImportSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.server_streaming(method, req).await;
                         Ok(res)
                     };
                     Box::pin(fut)
