@@ -24,7 +24,7 @@ pub use digest::{
 pub use execution::{execute_response, outcome_of, stage_to_wire};
 pub use merkle::{decode_directory, decode_tree, directory_from_wire, encode_directory, encode_tree};
 pub use result::{metadata_from_wire, metadata_to_wire, result_from_wire, result_to_wire};
-pub use time::{duration_from_wire, duration_to_wire, timestamp_to_wire};
+pub use time::{duration_from_wire, duration_to_wire, timestamp_from_wire, timestamp_to_wire};
 
 /// The descriptors of every served protocol, for reflection.
 pub const DESCRIPTORS: &[u8] = include_bytes!("generated/descriptors.bin");

@@ -3,6 +3,7 @@
 //! ```text
 //! services ── blobs:    rewinding ── disk
 //!          ├─ results:  completeness ── results ── disk
+//!          ├─ values:   named values ── disk
 //!          └─ executor: look-up ── rewinding ── queue ── (workers, in this process or others)
 //! ```
 //!
@@ -10,6 +11,7 @@
 //! what.
 
 use crate::{
+    care::Care,
     look_up::LookUp,
     requirements::StoredActions,
     rewind::{Parts, Rewinder, Rewinding},
@@ -20,7 +22,7 @@ use axum::Router;
 use mortar_model::{ActionCache, BlobStore, Codec, Result, SystemClock};
 use mortar_scheduler::{QueueExecutor, Scheduler};
 use mortar_services::{Operations, Ports, limits, listener::Listener};
-use mortar_store::{Completeness, DiskConfig, DiskStore, Results};
+use mortar_store::{Completeness, DiskConfig, DiskStore, NamedValues, Results};
 use mortar_wire::{Protobuf, worker::worker_session_server::WorkerSessionServer};
 use std::{path::PathBuf, sync::Arc};
 
@@ -43,6 +45,8 @@ pub struct Server {
     pub actions: Arc<dyn ActionCache>,
     /// Who runs what.
     pub scheduler: Scheduler,
+    /// Purging, verifying, imports.
+    pub care: Care,
     completeness: Arc<Completeness>,
     rewinder: Rewinder,
     operations: Operations,
@@ -57,11 +61,22 @@ impl Server {
             DiskStore::open(DiskConfig { directory: settings.directory, max_size: settings.max_size })?;
         let blobs: Arc<dyn BlobStore> = store.clone();
         let results = Arc::new(Results::new(store.clone(), codec.clone()));
-        let completeness = Arc::new(Completeness::new(results.clone(), blobs.clone(), codec).with_remakes());
+        let completeness =
+            Arc::new(Completeness::new(results.clone(), blobs.clone(), codec.clone()).with_remakes());
         let actions: Arc<dyn ActionCache> = completeness.clone();
 
         let scheduler = Scheduler::start(settings.scheduler, Arc::new(SystemClock));
         let queue = QueueExecutor::new(scheduler.clone(), Arc::new(StoredActions::new(blobs.clone())));
+        let values = Arc::new(NamedValues::new(store.clone(), Arc::new(SystemClock)));
+        let care = Care {
+            store: store.clone(),
+            results: results.clone(),
+            values: values.clone(),
+            actions: actions.clone(),
+            blobs: blobs.clone(),
+            codec,
+            gentle: true,
+        };
         let rewinder = Rewinder::new(Parts {
             blobs,
             index: store.clone(),
@@ -76,11 +91,11 @@ impl Server {
             actions: actions.clone(),
             uploads: store.clone(),
             index: rewinding,
-            values: store.clone(),
+            values,
             executor: Some(executor.clone()),
         };
         let operations = Operations::new(executor);
-        Ok(Self { store, actions, scheduler, completeness, rewinder, operations, ports })
+        Ok(Self { store, actions, scheduler, care, completeness, rewinder, operations, ports })
     }
 
     /// Everything that is served on the port, which clients reach at the listener's URL.
