@@ -4,6 +4,7 @@
 
 mod action;
 mod bazelrc;
+mod care;
 mod disk;
 mod failures;
 mod help;
