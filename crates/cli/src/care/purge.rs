@@ -3,7 +3,7 @@
 use super::{counted, failed, owner};
 use crate::{settings::StoreFlags, units::Span};
 use anyhow::Context;
-use mortar_model::{ActionKey, Digest, DigestFunction};
+use mortar_model::{ActionKey, Digest, DigestFunction, InstanceName};
 use mortar_wire::{
     admin::{Action, Blob, PurgeRequest, PurgeResponse, purge_request::Selection},
     digest_to_wire, function_to_wire, timestamp_to_wire,
@@ -38,16 +38,16 @@ struct Selected {
     #[arg(long, value_name = "HASH", value_parser = hash)]
     action: Option<ActionKey>,
     /// All results and values of an instance; `""` is the one without a name.
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", value_parser = instance)]
     instance: Option<String>,
     /// Results and values that were put longer ago than this, such as 7d.
     #[arg(long, value_name = "DURATION")]
     older_than: Option<Span>,
     /// Results that a worker made, by its name.
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", value_parser = name)]
     worker: Option<String>,
     /// Results and values that an invocation put, by its id.
-    #[arg(long, value_name = "ID")]
+    #[arg(long, value_name = "ID", value_parser = name)]
     invocation: Option<String>,
 }
 
@@ -64,6 +64,15 @@ fn hash_and_size(text: &str) -> Result<Digest, String> {
     let parts = text.split_once('/').and_then(|(hash, size)| Some((hash, size.parse().ok()?)));
     let (hash, size) = parts.ok_or_else(|| format!("`{text}` is no digest; expected HASH/SIZE"))?;
     Digest::parse(DigestFunction::Sha256, hash, size).map_err(|error| error.to_string())
+}
+
+fn instance(text: &str) -> Result<String, String> {
+    InstanceName::parse(text).map(|_| text.to_owned()).map_err(|error| error.to_string())
+}
+
+/// An empty one would select all whose maker is not known.
+fn name(text: &str) -> Result<String, String> {
+    if text.is_empty() { Err("expected a name".into()) } else { Ok(text.to_owned()) }
 }
 
 impl Selected {
@@ -89,12 +98,6 @@ impl Selected {
 /// Purges, and tells how much went.
 pub async fn run(arguments: Arguments) -> anyhow::Result<()> {
     let selection = arguments.selected.to_wire(arguments.digest_function);
-    // Nothing may be selected by an empty name of a worker or an invocation: that would be all whose maker is unknown.
-    if let Some(Selection::Worker(name) | Selection::Invocation(name)) = &selection
-        && name.is_empty()
-    {
-        anyhow::bail!("--worker and --invocation need a name");
-    }
     let dry_run = arguments.dry_run;
     let selection = Some(selection.context("nothing is selected")?);
     let mut owner = owner(arguments.store, None).await?;

@@ -387,6 +387,8 @@ fn what_cannot_be_meant_is_refused() {
         (&["purge", "--digest", "abc/1"], "`abc` is no hash"),
         (&["purge", "--older-than", "7"], "`7` is no duration"),
         (&["purge", "--worker", "w", "--digest-function", "md5"], "expected sha256 or blake3"),
+        (&["purge", "--worker", ""], "expected a name"),
+        (&["purge", "--instance", "a//b"], "a//b"),
         (&["store"], "Usage: mortar store"),
         (&["store", "import"], "<SOURCE>"),
     ] {
