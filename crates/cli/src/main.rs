@@ -4,6 +4,7 @@
 
 mod bazelrc;
 mod bench;
+mod care;
 mod server;
 mod settings;
 mod signals;
@@ -41,6 +42,13 @@ enum Command {
     Worker(worker::Arguments),
     /// Print the lines for a `.bazelrc`.
     Bazelrc(bazelrc::Arguments),
+    /// Remove from a data directory what must not be served any more.
+    Purge(care::purge::Arguments),
+    /// Verify a data directory, tell how it is doing, fill it from other caches.
+    Store {
+        #[command(subcommand)]
+        command: care::store::Command,
+    },
     /// Measure any server of the Remote Execution API.
     Bench(bench::Args),
 }
@@ -57,7 +65,7 @@ fn main() -> ExitCode {
         .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
         .init();
     match run(arguments.command) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(error) => {
             eprintln!("error: {}", told(&error));
             ExitCode::FAILURE
@@ -65,19 +73,22 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(command: Command) -> anyhow::Result<()> {
+fn run(command: Command) -> anyhow::Result<ExitCode> {
     if let Command::Bazelrc(arguments) = command {
-        return bazelrc::run(&arguments);
+        return bazelrc::run(&arguments).map(|()| ExitCode::SUCCESS);
     }
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let outcome = runtime.block_on(async {
         match command {
-            Command::Up(arguments) => up::run(arguments).await,
-            Command::Server(arguments) => server::run(arguments).await,
-            Command::Worker(arguments) => worker::run(arguments).await,
-            Command::Bench(arguments) => bench::run(arguments).await,
-            Command::Bazelrc(_) => Ok(()),
+            Command::Up(arguments) => up::run(arguments).await?,
+            Command::Server(arguments) => server::run(arguments).await?,
+            Command::Worker(arguments) => worker::run(arguments).await?,
+            Command::Purge(arguments) => care::purge::run(arguments).await?,
+            Command::Store { command } => return care::store::run(command).await,
+            Command::Bench(arguments) => bench::run(arguments).await?,
+            Command::Bazelrc(_) => {}
         }
+        Ok(ExitCode::SUCCESS)
     });
     // What still runs on other threads is of no interest any more.
     runtime.shutdown_background();

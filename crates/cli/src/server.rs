@@ -4,7 +4,11 @@ use crate::{
     settings::{ServeFlags, Settings, WorkFlags},
     signals,
 };
-use mortar_server::{Server, bazelrc};
+use mortar_server::{
+    Server,
+    admin::{self, AdminSocket},
+    bazelrc,
+};
 use mortar_services::listener::{self, Listener};
 use std::{io::Write, time::Duration};
 use tokio_util::sync::CancellationToken;
@@ -32,21 +36,38 @@ pub struct Opened {
     /// The server.
     pub server: Server,
     listener: Listener,
+    /// None where the path of the data directory is too long for one.
+    admin: Option<AdminSocket>,
 }
 
 impl Opened {
     /// Takes the port first, so that a port in use changes nothing on disk, then the directory.
     pub async fn new(settings: Settings) -> anyhow::Result<Self> {
         let listener = Listener::bind(&settings.listen).await?;
+        let directory = settings.data_directory().to_owned();
         let server = Server::assemble(settings.server)?;
-        Ok(Self { server, listener })
+        // Who has the store has the socket beside it.
+        let admin = match admin::socket_path(&directory) {
+            Ok(_) => Some(AdminSocket::bind(&directory)?),
+            Err(error) => {
+                tracing::warn!(
+                    "there is no admin socket, so `mortar purge` and `mortar store` cannot be used: {error}"
+                );
+                None
+            }
+        };
+        Ok(Self { server, listener, admin })
     }
 
     /// Tells that it is ready and serves until `stop` is cancelled; then finishes what runs.
     pub async fn serve(self, stop: CancellationToken) -> anyhow::Result<()> {
         let router = self.server.router(&self.listener);
         announce(&self.listener.url())?;
-        let drained = CancellationToken::new();
+        let (drained, closing) = (CancellationToken::new(), CancellationToken::new());
+        let admin = self.admin.map(|socket| {
+            let service = admin::service(self.server.care.clone(), closing.clone());
+            tokio::spawn(socket.serve(service, closing.clone()))
+        });
         let serving = listener::serve(self.listener, router, drained.clone().cancelled_owned());
         let draining = async {
             stop.cancelled().await;
@@ -58,6 +79,12 @@ impl Opened {
         tokio::select! {
             () = &mut serving => {}
             () = draining => {}
+        }
+        closing.cancel();
+        if let Some(admin) = admin
+            && tokio::time::timeout(LINGER, admin).await.is_err()
+        {
+            tracing::warn!("a call to the admin socket does not end; it is left behind");
         }
         Ok(())
     }

@@ -41,6 +41,25 @@ pub struct ServeFlags {
     config: Option<PathBuf>,
 }
 
+/// Flags of everything that cares for a data directory.
+#[derive(clap::Args, Debug, Default)]
+pub struct StoreFlags {
+    /// The data directory [default: `mortar` in the user's data directory].
+    #[arg(long, alias = "directory", env = "MORTAR_DIR", value_name = "DIRECTORY")]
+    dir: Option<PathBuf>,
+    /// The TOML file of the server, which may name the directory.
+    #[arg(long, env = "MORTAR_CONFIG", value_name = "FILE")]
+    config: Option<PathBuf>,
+}
+
+impl StoreFlags {
+    /// The data directory.
+    pub fn directory(&self) -> anyhow::Result<PathBuf> {
+        let file = self.config.as_deref().map(read).transpose()?.unwrap_or_default();
+        self.dir.clone().or(file.dir).map_or_else(default_directory, Ok)
+    }
+}
+
 /// Flags of everything that runs actions.
 #[derive(clap::Args, Debug, Default)]
 pub struct WorkFlags {
@@ -75,6 +94,11 @@ pub struct Settings {
 }
 
 impl Settings {
+    /// Where everything is.
+    pub fn data_directory(&self) -> &Path {
+        &self.directory
+    }
+
     /// Where the worker of the same process builds input roots: beside the store, so that files can be linked.
     pub fn work_directory(&self) -> PathBuf {
         self.directory.join("work")
@@ -146,7 +170,7 @@ fn check_directory(directory: &Path) -> anyhow::Result<()> {
     let entries = std::fs::read_dir(directory).into_iter().flatten().flatten();
     let names: Vec<_> = entries.map(|entry| entry.file_name()).collect();
     // The store checks itself; `worker` is the default directory of `mortar worker`.
-    let ours = ["store", "work", "worker", "lost+found"];
+    let ours = ["store", "work", "worker", "admin.sock", "lost+found"];
     let foreign = names.iter().find(|name| !ours.iter().any(|known| *name == known));
     match foreign {
         Some(foreign) if !names.iter().any(|name| name == "store") => bail!(
@@ -188,7 +212,8 @@ fn read(path: &Path) -> anyhow::Result<File> {
         .with_context(|| format!("the configuration file `{}` is not understood", path.display()))
 }
 
-fn default_max_size(directory: &Path) -> u64 {
+/// What a store in this directory may take unless told otherwise.
+pub fn default_max_size(directory: &Path) -> u64 {
     let existing = directory.ancestors().find(|path| path.exists());
     let disk =
         existing.and_then(|path| rustix::fs::statvfs(path).ok()).map(|disk| disk.f_blocks * disk.f_frsize);

@@ -22,7 +22,8 @@ const SIZES: [(&str, u64); 9] = [
     ("KB", 1_000),
     ("B", 1),
 ];
-const SPANS: [(&str, u64); 4] = [("ms", 1), ("s", 1_000), ("min", 60_000), ("h", 3_600_000)];
+const SPANS: [(&str, u64); 5] =
+    [("ms", 1), ("s", 1_000), ("min", 60_000), ("h", 3_600_000), ("d", 86_400_000)];
 
 impl FromStr for Size {
     type Err = String;
@@ -39,9 +40,17 @@ impl FromStr for Span {
 
     fn from_str(text: &str) -> Result<Self, String> {
         let millis = with_unit(text, &SPANS).ok_or_else(|| {
-            format!("`{text}` is no duration; expected one such as 500ms, 30s, 10min or 2h")
+            format!("`{text}` is no duration; expected one such as 500ms, 30s, 10min, 2h or 7d")
         })?;
         Ok(Self(Duration::from_millis(millis)))
+    }
+}
+
+/// A number of bytes for people, to a tenth of a unit.
+pub fn approximately(bytes: u64) -> String {
+    match SIZES[..4].iter().find(|(_, factor)| bytes >= *factor) {
+        Some((unit, factor)) => format!("{:.1} {unit}", bytes as f64 / *factor as f64),
+        None => format!("{bytes} B"),
     }
 }
 
@@ -106,12 +115,20 @@ mod tests {
     }
 
     #[test]
+    fn sizes_for_people() {
+        for (bytes, text) in [(0, "0 B"), (1023, "1023 B"), (1536, "1.5 KiB"), (3 << 40, "3.0 TiB")] {
+            assert_eq!(approximately(bytes), text);
+        }
+    }
+
+    #[test]
     fn spans() {
         assert_eq!("30s".parse::<Span>().unwrap().0, Duration::from_secs(30));
+        assert_eq!("7d".parse::<Span>().unwrap().to_string(), "168h");
         for text in ["0s", "1500ms", "90s", "90min", "2h"] {
             assert_eq!(text.parse::<Span>().unwrap().to_string(), text);
         }
-        for text in ["30", "s", "1.5s", "1d"] {
+        for text in ["30", "s", "1.5s", "1w"] {
             assert!(text.parse::<Span>().is_err(), "{text}");
         }
     }

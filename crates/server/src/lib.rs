@@ -1,8 +1,10 @@
 //! The server's own parts: how executions are looked up, queued and handed to workers, the status page, and
 //! [`assemble`], which stacks stores, scheduler and services into a deployment.
 
+pub mod admin;
 pub mod assemble;
 pub mod bazelrc;
+pub mod care;
 mod look_up;
 mod missing;
 mod requirements;
@@ -11,5 +13,6 @@ mod status_page;
 mod worker_sessions;
 
 pub use assemble::{Server, Settings};
+pub use care::Care;
 pub use mortar_scheduler::{Config as SchedulerConfig, Scheduler, WorkerLink};
 pub use rewind::RewindStats;

@@ -42,7 +42,9 @@ async fn figures(State(page): State<Page>) -> impl IntoResponse {
         "version": env!("CARGO_PKG_VERSION"),
         "storage": {
             "bytes": stats.bytes, "max_size": stats.max_size, "blobs": stats.blobs, "action_results": stats.results,
-            "evictions": stats.evictions, "quarantined": stats.quarantined, "counted": stats.walked,
+            "evictions": stats.evictions, "shed": stats.shed, "quarantined": stats.quarantined, "lost": stats.lost,
+            "lease_violations": stats.lease_violations, "refused": stats.refused,
+            "invocations": stats.invocations, "counted": stats.walked,
         },
         "results": {
             "served": results.served, "incomplete": results.incomplete, "removed": results.removed,
@@ -119,7 +121,11 @@ fn storage(stats: &StoreStats) -> Markup {
                 dt { "Blobs" } dd { (stats.blobs) }
                 dt { "Action results" } dd { (stats.results) }
                 dt { "Evicted since the start" } dd { (stats.evictions) }
-                dt { "Found damaged since the start" } dd { (stats.quarantined) }
+                dt { "Of those, still leased" } dd { (stats.shed) }
+                dt { "Found damaged, gone since the start" } dd { (stats.quarantined) ", " (stats.lost) }
+                dt { "Writes refused for want of room" } dd { (stats.refused) }
+                dt { "Running invocations that count on it" } dd { (stats.invocations) }
+                dt { "Promises to them that were broken" } dd { (stats.lease_violations) }
             }
         }
     }

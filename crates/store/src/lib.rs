@@ -27,10 +27,14 @@ mod sessions;
 pub mod single_flight;
 pub mod size_limit;
 pub mod transcoding;
+pub mod values;
 
 pub use chunked::{ChunkedBlobs, ChunkedFiles, ChunkedHashes};
 pub use completeness::{Completeness, CompletenessStats};
-pub use disk::{DiskConfig, DiskStore, Gate, Policy, Step, StoreStats};
+pub use disk::{
+    DiskConfig, DiskStore, Finding, Gate, Policy, Step, StoreStats, Verdict, VerifyOptions, VerifyReport,
+    VerifyStep,
+};
 pub use existence_cache::ExistenceCache;
 pub use memory::MemoryStore;
 pub use memory_tier::MemoryTier;
@@ -44,3 +48,4 @@ pub use results::{Results, purge::Selection};
 pub use single_flight::SingleFlight;
 pub use size_limit::SizeLimit;
 pub use transcoding::Transcoding;
+pub use values::NamedValues;

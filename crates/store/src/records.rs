@@ -2,7 +2,7 @@
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use futures::stream::BoxStream;
+use futures::{TryStreamExt, stream::BoxStream};
 use mortar_model::Result;
 
 /// What a record is, and how its name comes about. Names are 32 bytes, spread evenly.
@@ -43,4 +43,29 @@ pub trait Records: Send + Sync {
 
     /// All records of a kind, in no order. What is put meanwhile may be among them or not.
     fn all_records(&self, kind: RecordKind) -> BoxStream<'_, Result<Record>>;
+}
+
+/// Removals that are on their way together: what is durable at once costs little more than one.
+const REMOVALS: usize = 64;
+
+/// Removes the records of a kind whose content is selected, durably, or only counts them; how many there were. What is
+/// put meanwhile may stay.
+pub(crate) async fn purge(
+    records: &dyn Records,
+    kind: RecordKind,
+    only_count: bool,
+    takes: impl Fn(Bytes) -> bool + Send + Sync,
+) -> Result<u64> {
+    let selected = records.all_records(kind).try_filter_map(|record| {
+        let name = takes(record.content).then_some(record.name);
+        async move { Ok(name) }
+    });
+    let removals = selected.map_ok(|name| async move {
+        match only_count {
+            true => Ok(true),
+            false => records.remove_record(kind, name).await,
+        }
+    });
+    let removed = removals.try_buffer_unordered(REMOVALS);
+    removed.try_fold(0, |count, removed| async move { Ok(count + u64::from(removed)) }).await
 }

@@ -27,7 +27,7 @@ pub use digest::{
 pub use execution::{execute_response, outcome_of, stage_to_wire};
 pub use merkle::{decode_directory, decode_tree, directory_from_wire, encode_directory, encode_tree};
 pub use result::{metadata_from_wire, metadata_to_wire, result_from_wire, result_to_wire};
-pub use time::{duration_from_wire, duration_to_wire, timestamp_to_wire};
+pub use time::{duration_from_wire, duration_to_wire, timestamp_from_wire, timestamp_to_wire};
 
 /// The descriptors of every served protocol, for reflection.
 pub const DESCRIPTORS: &[u8] = include_bytes!("generated/descriptors.bin");
@@ -42,6 +42,8 @@ pub use generated::google::bytestream;
 pub use generated::google::longrunning;
 /// `google.rpc`.
 pub use generated::google::rpc;
+/// Care of a data directory, over its admin socket.
+pub use generated::mortar::admin::v1 as admin;
 /// The worker session.
 pub use generated::mortar::worker::v1 as worker;
 
@@ -73,6 +75,11 @@ mod generated {
         }
     }
     pub mod mortar {
+        pub mod admin {
+            pub mod v1 {
+                include!("generated/mortar.admin.v1.rs");
+            }
+        }
         pub mod worker {
             pub mod v1 {
                 include!("generated/mortar.worker.v1.rs");

@@ -30,7 +30,7 @@ pub fn timestamp_to_wire(time: SystemTime) -> prost_types::Timestamp {
 }
 
 /// A time from a message; one that makes no sense counts as absent, since times are for people only.
-pub(crate) fn timestamp_from_wire(time: Option<prost_types::Timestamp>) -> Option<SystemTime> {
+pub fn timestamp_from_wire(time: Option<prost_types::Timestamp>) -> Option<SystemTime> {
     let time = time?;
     let since = Duration::new(u64::try_from(time.seconds).ok()?, u32::try_from(time.nanos).ok()?);
     SystemTime::UNIX_EPOCH.checked_add(since)

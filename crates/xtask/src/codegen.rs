@@ -7,6 +7,7 @@ use std::{collections::BTreeMap, fs, path::Path};
 const FILES: &[&str] = &[
     "build/bazel/remote/execution/v2/remote_execution.proto",
     "google/bytestream/bytestream.proto",
+    "mortar/admin/v1/admin.proto",
     "mortar/worker/v1/session.proto",
 ];
 

@@ -9,11 +9,24 @@ fn help_is_what_was_reviewed() {
     let snapshots = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/command_line/snapshots");
     let anywhere = tempfile::tempdir().unwrap();
     let mut different = Vec::new();
-    for subcommand in ["", "up", "server", "worker", "bazelrc", "bench", "bench store"] {
+    let subcommands = [
+        "",
+        "up",
+        "server",
+        "worker",
+        "bazelrc",
+        "purge",
+        "store",
+        "store verify",
+        "store stats",
+        "store import",
+        "bench store",
+    ];
+    for subcommand in subcommands.into_iter().chain(["bench"]) {
         let arguments: Vec<_> = subcommand.split_whitespace().chain(["--help"]).collect();
         let finished = run(anywhere.path(), &arguments);
         assert_eq!((finished.status.code(), finished.stderr.as_str()), (Some(0), ""), "{arguments:?}");
-        let name = if subcommand.is_empty() { "mortar".into() } else { subcommand.replace(' ', "_") };
+        let name = if subcommand.is_empty() { "mortar".into() } else { subcommand.replace(' ', "-") };
         let path = snapshots.join(format!("{name}.txt"));
         if update {
             fs::write(&path, &finished.stdout).unwrap();
@@ -34,7 +47,7 @@ fn every_subcommand_is_reviewed() {
     let (_, commands) = help.split_once("Commands:\n").unwrap();
     let names = commands.lines().map_while(|line| line.strip_prefix("  ")?.split(' ').next());
     let names: Vec<_> = names.filter(|name| !name.is_empty()).collect();
-    assert_eq!(names, ["up", "server", "worker", "bazelrc", "bench", "help"]);
+    assert_eq!(names, ["up", "server", "worker", "bazelrc", "purge", "store", "bench", "help"]);
 }
 
 #[test]

@@ -5,6 +5,7 @@
 mod action;
 mod bazelrc;
 mod bench;
+mod care;
 mod disk;
 mod failures;
 mod help;

@@ -32,13 +32,13 @@ fn unknown_words() {
 #[test]
 fn malformed_values() {
     let size = "is no size; expected one such as 500MiB or 100GiB";
-    let span = "is no duration; expected one such as 500ms, 30s, 10min or 2h";
+    let span = "is no duration; expected one such as 500ms, 30s, 10min, 2h or 7d";
     for (flag, placeholder, value, why) in [
         ("--max-size", "<SIZE>", "5", format!("`5` {size}")),
         ("--max-size", "<SIZE>", "1.5GiB", format!("`1.5GiB` {size}")),
         ("--max-size", "<SIZE>", "100 gigabytes", format!("`100 gigabytes` {size}")),
         ("--default-timeout", "<DURATION>", "30", format!("`30` {span}")),
-        ("--max-timeout", "<DURATION>", "1d", format!("`1d` {span}")),
+        ("--max-timeout", "<DURATION>", "1w", format!("`1w` {span}")),
         ("--queue-timeout", "<DURATION>", "soon", format!("`soon` {span}")),
         ("--slots", "<NUMBER>", "many", "`many` is no whole number".to_owned()),
     ] {

@@ -3,6 +3,7 @@
 //! ```text
 //! services ── blobs:    rewinding ── chunked ── disk
 //!          ├─ results:  completeness ── results ── disk
+//!          ├─ values:   named values ── disk
 //!          └─ executor: look-up ── rewinding ── queue ── (workers, in this process or others)
 //! ```
 //!
@@ -12,6 +13,7 @@
 mod encoded;
 
 use crate::{
+    care::Care,
     look_up::LookUp,
     requirements::StoredActions,
     rewind::{Parts, Rewinder, Rewinding},
@@ -23,7 +25,9 @@ use encoded::Encoded;
 use mortar_model::{ActionCache, BlobStore, ChunkingParameters, Codec, LocalFiles, Result, SystemClock};
 use mortar_scheduler::{QueueExecutor, Scheduler};
 use mortar_services::{Operations, Ports, limits, listener::Listener};
-use mortar_store::{ChunkedBlobs, ChunkedFiles, ChunkedHashes, Completeness, DiskConfig, DiskStore, Results};
+use mortar_store::{
+    ChunkedBlobs, ChunkedFiles, ChunkedHashes, Completeness, DiskConfig, DiskStore, NamedValues, Results,
+};
 use mortar_wire::{Protobuf, worker::worker_session_server::WorkerSessionServer};
 use std::{path::PathBuf, sync::Arc};
 
@@ -42,8 +46,6 @@ pub struct Settings {
 pub struct Server {
     /// What lies beneath: uploads, statistics.
     pub store: Arc<DiskStore>,
-    /// All results, for those who look after them.
-    pub results: Arc<Results>,
     /// Blobs, whole or as chunks.
     pub blobs: Arc<dyn BlobStore>,
     /// Files of them.
@@ -52,6 +54,8 @@ pub struct Server {
     pub actions: Arc<dyn ActionCache>,
     /// Who runs what.
     pub scheduler: Scheduler,
+    /// Purging, verifying, imports.
+    pub care: Care,
     completeness: Arc<Completeness>,
     rewinder: Rewinder,
     operations: Operations,
@@ -70,11 +74,22 @@ impl Server {
         let hashes = Arc::new(ChunkedHashes::new(chunked.clone(), store.clone()));
         let files = Arc::new(ChunkedFiles::new(chunked.clone(), store.clone()));
         let results = Arc::new(Results::new(store.clone(), codec.clone()));
-        let completeness = Arc::new(Completeness::new(results.clone(), blobs.clone(), codec).with_remakes());
+        let completeness =
+            Arc::new(Completeness::new(results.clone(), blobs.clone(), codec.clone()).with_remakes());
         let actions: Arc<dyn ActionCache> = completeness.clone();
 
         let scheduler = Scheduler::start(settings.scheduler, Arc::new(SystemClock));
         let queue = QueueExecutor::new(scheduler.clone(), Arc::new(StoredActions::new(blobs.clone())));
+        let values = Arc::new(NamedValues::new(store.clone(), Arc::new(SystemClock)));
+        let care = Care {
+            store: store.clone(),
+            results: results.clone(),
+            values: values.clone(),
+            actions: actions.clone(),
+            blobs: blobs.clone(),
+            codec,
+            gentle: true,
+        };
         let rewinder = Rewinder::new(Parts {
             blobs: blobs.clone(),
             checks_pieces: true,
@@ -91,24 +106,13 @@ impl Server {
             actions: actions.clone(),
             uploads: store.clone(),
             index: rewinding,
-            values: store.clone(),
+            values,
             chunks: Some(Arc::new(chunked)),
             executor: Some(executor.clone()),
             lease: Some(store.lease()),
         };
         let operations = Operations::new(executor);
-        Ok(Self {
-            store,
-            blobs,
-            files,
-            results,
-            actions,
-            scheduler,
-            completeness,
-            rewinder,
-            operations,
-            ports,
-        })
+        Ok(Self { store, blobs, files, actions, scheduler, care, completeness, rewinder, operations, ports })
     }
 
     /// Everything that is served on the port, which clients reach at the listener's URL.

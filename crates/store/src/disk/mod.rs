@@ -8,7 +8,8 @@
 //! - `intake`, `files`, `pieces`: how blobs come in · `read`, `made`: how they go out · `records`: what else is kept
 //! - `leases`, `pins`: what was promised · `room`, `usage`: what it takes · `keeper`, `sweep`, `reclaim`: making room
 //! - `squeeze`: compression of what rests · `uploads`: what outlives the process
-//! - `quarantine`, `strays`: what becomes of damaged things, and of files that nothing tells of
+//! - `quarantine`, `strays`: what becomes of damaged things, and of files that nothing tells of · `verify`: looking for
+//!   them · `purge`: removal on demand
 //!
 //! Completeness of action results, permissions and limits per request are left to others.
 
@@ -25,6 +26,7 @@ mod made;
 mod medium;
 mod pieces;
 mod pins;
+mod purge;
 mod quarantine;
 mod read;
 mod reclaim;
@@ -39,8 +41,10 @@ mod sweep;
 mod table;
 mod uploads;
 mod usage;
+mod verify;
 
 pub use medium::{Gate, Step};
+pub use verify::{Finding, Verdict, VerifyOptions, VerifyReport, VerifyStep};
 
 use crate::{blocking::hop, frames, sessions::Sessions};
 use async_trait::async_trait;
@@ -57,6 +61,7 @@ use mortar_model::{
 use parking_lot::Mutex;
 use segments::Segments;
 use std::{
+    collections::HashSet,
     io,
     path::{Path, PathBuf},
     sync::{
@@ -303,6 +308,8 @@ struct Shared {
     keeper: keeper::Keeper,
     counters: Counters,
     stock_taken: AtomicBool,
+    /// Blobs that were purged since the start: a verification that runs must not take them up again.
+    purged: Mutex<HashSet<Key>>,
     opened: Instant,
     keep_uploads: Duration,
     leftovers: Leftovers,
@@ -356,6 +363,7 @@ impl Shared {
             keeper: keeper::Keeper::default(),
             counters: Counters::default(),
             stock_taken: AtomicBool::new(false),
+            purged: Mutex::default(),
             opened: policy.clock.now(),
             keep_uploads: policy.keep_uploads,
             leftovers: Leftovers::default(),

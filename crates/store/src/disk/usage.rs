@@ -93,6 +93,14 @@ impl Usage {
         *before = restored;
     }
 
+    /// All was counted while nothing changed.
+    pub fn set(&self, counted: Figures) {
+        self.files.store(counted.files, Relaxed);
+        for (count, counted) in self.counts.iter().zip(counted.counts) {
+            count.store(counted, Relaxed);
+        }
+    }
+
     pub fn counts(&self) -> [u64; 3] {
         [0, 1, 2].map(|kind| self.counts[kind].load(Relaxed).max(0) as u64)
     }

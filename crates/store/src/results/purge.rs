@@ -5,9 +5,8 @@ use super::{
     Results,
     record::{Head, Refusal},
 };
-use crate::records::{Record, RecordKind};
+use crate::records::{self, RecordKind};
 use bytes::Bytes;
-use futures::TryStreamExt;
 use mortar_model::{ActionKey, Digest, InstanceName, Result};
 use std::time::SystemTime;
 
@@ -45,14 +44,12 @@ impl Results {
     /// Removes the selected results, durably; how many there were. What is put meanwhile may stay. A result that is
     /// replaced at this moment may go with the one that it replaces: then the action runs once more.
     pub async fn purge(&self, selection: &Selection) -> Result<u64> {
-        let mut records = self.records.all_records(RecordKind::Result);
-        let mut removed = 0;
-        while let Some(Record { name, content, .. }) = records.try_next().await? {
-            if takes(selection, content) && self.records.remove_record(RecordKind::Result, name).await? {
-                removed += 1;
-            }
-        }
-        Ok(removed)
+        records::purge(&*self.records, RecordKind::Result, false, |content| takes(selection, content)).await
+    }
+
+    /// How many results a purge would remove.
+    pub async fn count(&self, selection: &Selection) -> Result<u64> {
+        records::purge(&*self.records, RecordKind::Result, true, |content| takes(selection, content)).await
     }
 }
 

@@ -7,8 +7,8 @@ use mortar_model::{
     Result, ResultStore, SystemClock,
 };
 use mortar_store::{
-    Completeness, ExistenceCache, MemoryStore, MemoryTier, Meter, Metered, ReadOnly, ReadThrough, ResultTier,
-    Results, SingleFlight, SizeLimit,
+    Completeness, ExistenceCache, MemoryStore, MemoryTier, Meter, Metered, NamedValues, ReadOnly,
+    ReadThrough, ResultTier, Results, SingleFlight, SizeLimit,
 };
 use mortar_testkit::{
     codec::TableCodec,
@@ -48,6 +48,13 @@ async fn memory() {
         ..Subject::new(store)
     };
     assert_conforms(&subject).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn named_values() {
+    let store = MemoryStore::new(1 << 30);
+    let values = NamedValues::new(store.clone(), Arc::new(SystemClock));
+    assert_conforms(&Subject { values: Some(Arc::new(values)), ..Subject::new(store) }).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

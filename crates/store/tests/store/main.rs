@@ -22,3 +22,4 @@ mod squeeze;
 mod trouble;
 mod turmoil;
 mod uploads;
+mod values;

@@ -129,6 +129,7 @@ async fn a_purge_takes_what_is_selected_and_nothing_else() {
             kept.result.metadata.worker = worker.into();
             results.put(&context, key, kept).await.unwrap();
         }
+        assert_eq!(results.count(&selection).await.unwrap(), expected.len() as u64, "{selection:?}");
         assert_eq!(results.purge(&selection).await.unwrap(), expected.len() as u64, "{selection:?}");
         for (index, (context, key, ..)) in all.into_iter().enumerate() {
             let there = results.get(&context, key).await.unwrap().is_some();
