@@ -15,7 +15,7 @@ pub(super) enum Content {
     /// Random bytes, which nothing compresses.
     #[default]
     Random,
-    /// Random words of C++, which zstd compresses some four times.
+    /// Random words of C++, which zstd compresses to about a quarter.
     Text,
 }
 

@@ -3,6 +3,7 @@
 use super::plain_files::PlainFiles;
 use anyhow::{Context, Result};
 use bytes::Bytes;
+use futures::future::try_join_all;
 use mortar_model::{BlobStoreExt, Digest, DigestFunction, Hasher};
 use serde::Serialize;
 use std::{
@@ -13,13 +14,15 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// How long each of the five measurements takes, about.
+/// How long each of the six measurements takes, about.
 const TIME: Duration = Duration::from_millis(700);
 const PIECE: usize = 1 << 20;
 /// Pieces that are written before the file is synced.
 const PIECES: usize = 64;
 /// The size of a blob that is one file.
 const FILE: usize = 4 << 10;
+/// Writers of such files at the same time.
+const AT_ONCE: u64 = 16;
 
 /// The limits.
 #[derive(Clone, Copy, Debug, Serialize)]
@@ -32,6 +35,8 @@ pub(super) struct Machine {
     cached_read_bytes_per_second: f64,
     /// One after another: a file of 4 KiB, fsync, rename, fsync of the directory.
     synced_files_per_second: f64,
+    /// The same, sixteen at the same time: what a file a blob comes to at best.
+    synced_files_at_once_per_second: f64,
     /// One connection, both ends here.
     loopback_bytes_per_second: f64,
 }
@@ -48,7 +53,8 @@ impl Machine {
     pub(super) async fn measure(directory: &Path, function: DigestFunction) -> Result<Self> {
         let scratch = directory.join("mortar-bench-limits");
         std::fs::create_dir_all(&scratch).with_context(|| format!("making `{}`", scratch.display()))?;
-        let files = synced_files(&scratch, function).await;
+        let files = synced_files(&scratch, function, 1).await;
+        let at_once = synced_files(&scratch, function, AT_ONCE).await;
         let disk = {
             let scratch = scratch.clone();
             tokio::task::spawn_blocking(move || disk(&scratch))
@@ -62,6 +68,7 @@ impl Machine {
             write_and_sync_bytes_per_second: written,
             cached_read_bytes_per_second: read,
             synced_files_per_second: files?,
+            synced_files_at_once_per_second: at_once?,
             loopback_bytes_per_second: carried.context("measuring the loopback")?,
         })
     }
@@ -70,7 +77,9 @@ impl Machine {
     /// limited by the loopback; in one process, by the page cache.
     pub(super) fn share(&self, scenario: &str, network: bool, items: f64, bytes: f64) -> Option<Share> {
         let (limit, reached, most) = match scenario {
-            "batch-write" | "stream-write-small" => ("synced_files", items, self.synced_files_per_second),
+            "batch-write" | "stream-write-small" => {
+                ("synced_files", items, self.synced_files_at_once_per_second)
+            }
             "stream-write-large" if self.hash_bytes_per_second < self.write_and_sync_bytes_per_second => {
                 ("hash", bytes, self.hash_bytes_per_second)
             }
@@ -90,12 +99,13 @@ impl Machine {
     pub(super) fn line(&self) -> String {
         let giga = |bytes: f64| format!("{:.2} GB/s", bytes / 1e9);
         format!(
-            "this machine: hashing {}, writing and syncing {}, cached reading {}, loopback {}, {:.0} synced files/s\n",
+            "this machine: hashing {}, writing and syncing {}, cached reading {}, loopback {}, {:.0} synced files/s, {:.0} at once\n",
             giga(self.hash_bytes_per_second),
             giga(self.write_and_sync_bytes_per_second),
             giga(self.cached_read_bytes_per_second),
             giga(self.loopback_bytes_per_second),
-            self.synced_files_per_second
+            self.synced_files_per_second,
+            self.synced_files_at_once_per_second
         )
     }
 }
@@ -146,17 +156,22 @@ fn disk(scratch: &Path) -> Result<(f64, f64)> {
     Ok((written, read))
 }
 
-async fn synced_files(scratch: &Path, function: DigestFunction) -> Result<f64> {
-    let store = PlainFiles::open(&scratch.join("small"))?;
-    let context = mortar_model::Context::internal();
-    let (began, mut files) = (Instant::now(), 0_u64);
-    while began.elapsed() < TIME {
-        let mut content = vec![0; FILE];
-        content[..8].copy_from_slice(&files.to_le_bytes());
-        let digest = Digest::of(function, &content);
-        store.write_bytes(&context, digest, Bytes::from(content)).await?;
-        files += 1;
-    }
+async fn synced_files(scratch: &Path, function: DigestFunction, writers: u64) -> Result<f64> {
+    let store = PlainFiles::open(&scratch.join(format!("small-{writers}")))?;
+    let (store, context, began) = (&store, &mortar_model::Context::internal(), Instant::now());
+    let write = |writer: u64| async move {
+        let mut files = 0_u64;
+        while began.elapsed() < TIME {
+            let mut content = vec![0; FILE];
+            content[..8].copy_from_slice(&files.to_le_bytes());
+            content[8..16].copy_from_slice(&writer.to_le_bytes());
+            let digest = Digest::of(function, &content);
+            store.write_bytes(context, digest, Bytes::from(content)).await?;
+            files += 1;
+        }
+        Ok::<_, mortar_model::Error>(files)
+    };
+    let files: u64 = try_join_all((0..writers).map(write)).await?.into_iter().sum();
     Ok(files as f64 / began.elapsed().as_secs_f64())
 }
 

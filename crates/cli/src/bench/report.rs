@@ -15,7 +15,7 @@ pub(super) const FIELDS: &str = "\
 The JSON document: `mortar` (version of this client), `url`, `against` (the other URL, or null), `cores` (of this \
 machine), `instance`, `digest_function`, `connections`, `content`, `large_size` (bytes), `duration_seconds`, `machine` \
 (with --limits: `hash_bytes_per_second` on one core, `write_and_sync_bytes_per_second`, `cached_read_bytes_per_second`, \
-`synced_files_per_second` of 4 KiB one after another, `loopback_bytes_per_second`), and `scenarios`: for each `name`, \
+`synced_files_per_second` of 4 KiB one after another, `synced_files_at_once_per_second` of sixteen writers, `loopback_bytes_per_second`), and `scenarios`: for each `name`, \
 `item` (what is counted as items), `concurrency`, `skipped` (why, or null) and, unless skipped, `seconds`, `calls`, \
 `items`, `bytes` (of content), `errors`, `first_error`, `calls_per_second`, `items_per_second`, `bytes_per_second`, \
 `latency_ms` (of one call: `p50`, `p90`, `p99`, `max`), `client_cpu_seconds` (processor time of this client), \

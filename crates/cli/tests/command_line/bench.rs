@@ -96,6 +96,7 @@ fn cold_reads_and_shares_of_the_limits() {
         "write_and_sync_bytes_per_second",
         "cached_read_bytes_per_second",
         "synced_files_per_second",
+        "synced_files_at_once_per_second",
         "loopback_bytes_per_second",
     ];
     for limit in machine {

@@ -94,28 +94,8 @@ pub(super) async fn run(
         slices.push(slice(duration / SLICES).await?);
     }
     bar.done(&slices);
-    let rate = |measured: &Measured| measured.bytes as f64 / measured.elapsed.as_secs_f64().max(f64::EPSILON);
-    let before = rate(&unfilled).max(f64::EPSILON);
-    let slowest = slices.iter().map(rate).fold(f64::INFINITY, f64::min);
-    let of = |measured: &Measured| Slice::of(measured, rate(measured));
-    let (unfilled, each): (Slice, Vec<Slice>) = (of(&unfilled), slices.iter().map(of).collect());
-    let all = Measured::of_rounds(slices);
-    let tally = &builds.tally;
-    Ok(Endurance {
-        unfilled,
-        unfilled_percent,
-        filled_percent,
-        slices: each,
-        throughput_ratio: rate(&all) / before,
-        slowest_ratio: slowest / before,
-        evictions: ports.evictions(),
-        refused: tally.refused.load(Relaxed),
-        promises: tally.promises.load(Relaxed),
-        lease_violations: tally.violations.load(Relaxed),
-        older_results: tally.older.load(Relaxed),
-        dangling_results: tally.dangling.load(Relaxed),
-        first_error: all.first_error,
-    })
+    let percents = (unfilled_percent, filled_percent);
+    Ok(Endurance::of(&unfilled, slices, percents, &builds.tally, ports.evictions()))
 }
 
 /// Writes blobs with the sizes of a build's until so many bytes were written in all.
@@ -261,13 +241,43 @@ impl Builds {
 }
 
 impl Slice {
-    fn of(measured: &Measured, bytes_per_second: f64) -> Self {
+    fn of(measured: &Measured) -> Self {
         let seconds = measured.elapsed.as_secs_f64();
+        let bytes_per_second = measured.bytes as f64 / seconds.max(f64::EPSILON);
         Self { seconds, builds: measured.calls, bytes: measured.bytes, bytes_per_second }
     }
 }
 
 impl Endurance {
+    fn of(
+        unfilled: &Measured,
+        slices: Vec<Measured>,
+        (unfilled_percent, filled_percent): (f64, f64),
+        tally: &Tally,
+        evictions: Option<u64>,
+    ) -> Self {
+        let (unfilled, failed) = (Slice::of(unfilled), unfilled.first_error.clone());
+        let each: Vec<Slice> = slices.iter().map(Slice::of).collect();
+        let ratio = |slice: &Slice| slice.bytes_per_second / unfilled.bytes_per_second.max(f64::EPSILON);
+        let slowest_ratio = each.iter().map(ratio).fold(f64::INFINITY, f64::min);
+        let all = Measured::of_rounds(slices);
+        Self {
+            throughput_ratio: ratio(&Slice::of(&all)),
+            slowest_ratio,
+            unfilled,
+            unfilled_percent,
+            filled_percent,
+            slices: each,
+            evictions,
+            refused: tally.refused.load(Relaxed),
+            promises: tally.promises.load(Relaxed),
+            lease_violations: tally.violations.load(Relaxed),
+            older_results: tally.older.load(Relaxed),
+            dangling_results: tally.dangling.load(Relaxed),
+            first_error: failed.or(all.first_error),
+        }
+    }
+
     /// What must not have been, in words.
     pub(super) fn broken(&self) -> Option<String> {
         if let Some(error) = &self.first_error {

@@ -75,8 +75,9 @@ pub(super) async fn fill(place: &Place, numbered: &Numbered, progress: &Progress
     let step = numbered.count.div_ceil(STEPS);
     let mut written = 0;
     while let Some(one) = writers.join_next().await {
+        let before = written;
         written += one??;
-        if written / step > (written - 1) / step {
+        if written / step > before / step {
             progress.line(&format!("filling: {written} of {} blobs", numbered.count));
         }
         if next.load(Ordering::Relaxed) < numbered.count {

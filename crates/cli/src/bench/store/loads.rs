@@ -13,7 +13,7 @@ use super::{
 };
 use anyhow::Result;
 use bytes::Bytes;
-use futures::{StreamExt, future::try_join_all, stream};
+use futures::{StreamExt, TryStreamExt, future::try_join_all, stream};
 use mortar_model::{
     ActionCache, ActionResult, Blob, BlobStoreExt, Context, Digest, DigestFunction, DigestSet, Error,
     OutputFile, Range,
@@ -53,8 +53,7 @@ async fn write(ports: &Ports, blob: Minted) -> Result<Digest, Error> {
 pub(super) async fn keep(ports: &Ports, mint: &Mint, count: usize) -> Result<Vec<Digest>> {
     let mut random = Random::new();
     let blobs = (0..count).map(|_| mint.blob(&mut random));
-    let written: Vec<_> = stream::iter(blobs.map(|blob| write(ports, blob))).buffered(16).collect().await;
-    Ok(written.into_iter().collect::<Result<_, _>>()?)
+    Ok(stream::iter(blobs.map(|blob| write(ports, blob))).buffered(16).try_collect().await?)
 }
 
 pub(super) struct FindMissing {
@@ -198,9 +197,9 @@ impl GetResult {
     pub(super) async fn prepare(put: &PutResult) -> Result<Self> {
         let mut random = Random::new();
         let known: Vec<Digest> = (0..RESULTS).map(|_| random.digest(put.function)).collect();
-        for action in &known {
-            put.actions.put(&context(), (*action).into(), put.result.clone()).await?;
-        }
+        let context = context();
+        let puts = known.iter().map(|action| put.actions.put(&context, (*action).into(), put.result.clone()));
+        stream::iter(puts).buffer_unordered(16).try_collect::<()>().await?;
         Ok(Self { actions: put.actions.clone(), known })
     }
 }

@@ -50,21 +50,9 @@ pub(super) async fn measure(place: &Place, numbered: &Numbered, duration: Durati
     ports.blobs.find_missing(&Context::internal(), &first).await?;
     let first_answer_seconds = began.elapsed().as_secs_f64();
     let open = anonymous_memory()?;
-    let (mut measured, mut missing, mut asked) = (Measured::default(), 0, 0);
-    let started = Instant::now();
-    while measured.calls < QUESTIONS || started.elapsed() < duration {
-        let (written, all) = &questions[(measured.calls % QUESTIONS) as usize];
-        let began = Instant::now();
-        let answer = ports.blobs.find_missing(&Context::internal(), all).await?;
-        measured.latencies.push(u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX));
-        if measured.calls < QUESTIONS {
-            asked += written.len() as u64;
-            missing += written.iter().filter(|digest| answer.contains(digest)).count() as u64;
-        }
-        measured.calls += 1;
-    }
-    measured.latencies.sort_unstable();
+    let Answers { measured, asked, missing } = ask(&ports, &questions, duration).await?;
     let after = anonymous_memory()?;
+    let millis = |share| measured.percentile(share).as_secs_f64() * 1e3;
     Ok(Opening {
         open_seconds,
         first_answer_seconds,
@@ -73,12 +61,45 @@ pub(super) async fn measure(place: &Place, numbered: &Numbered, duration: Durati
         rss_anon_after: after,
         rss_anon_bytes_per_blob: after.saturating_sub(before) as f64 / numbered.count as f64,
         find_missing_calls: measured.calls,
-        find_missing_p50_ms: measured.percentile(0.5).as_secs_f64() * 1e3,
-        find_missing_p99_ms: measured.percentile(0.99).as_secs_f64() * 1e3,
+        find_missing_p50_ms: millis(0.5),
+        find_missing_p99_ms: millis(0.99),
         asked,
         missing,
     })
 }
+
+/// What came of the questions.
+#[derive(Default)]
+struct Answers {
+    measured: Measured,
+    asked: u64,
+    missing: u64,
+}
+
+/// Asks every question once, and on until the time is over.
+async fn ask(ports: &Ports, questions: &[Question], duration: Duration) -> Result<Answers> {
+    let (mut answers, started) = (Answers::default(), Instant::now());
+    for (number, (written, all)) in questions.iter().cycle().enumerate() {
+        let again = number >= questions.len();
+        if again && started.elapsed() >= duration {
+            break;
+        }
+        let began = Instant::now();
+        let missing = ports.blobs.find_missing(&Context::internal(), all).await?;
+        let micros = u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX);
+        answers.measured.latencies.push(micros);
+        answers.measured.calls += 1;
+        if !again {
+            answers.asked += written.len() as u64;
+            answers.missing += written.iter().filter(|digest| missing.contains(digest)).count() as u64;
+        }
+    }
+    answers.measured.latencies.sort_unstable();
+    Ok(answers)
+}
+
+/// Digests that were written, and those with as many that were not.
+type Question = (Vec<Digest>, DigestSet);
 
 /// Opens the store as soon as nobody else has it; and when that opening began.
 async fn open(place: &Place) -> Result<(Instant, Ports)> {
@@ -93,8 +114,8 @@ async fn open(place: &Place) -> Result<(Instant, Ports)> {
     }
 }
 
-/// What to ask: digests of which every second was written, and those.
-fn questions(numbered: &Numbered) -> Vec<(Vec<Digest>, DigestSet)> {
+/// What to ask: digests of which every second was written.
+fn questions(numbered: &Numbered) -> Vec<Question> {
     let mut random = Random::new();
     let below = usize::try_from(numbered.count).unwrap_or(usize::MAX);
     let question = |_| {
