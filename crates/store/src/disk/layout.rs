@@ -30,6 +30,9 @@ use xxhash_rust::xxh3::xxh3_64;
 
 const FORMAT_FILE: &str = "FORMAT";
 const FORMAT: &str = "mortar-store 2";
+const SECRET: &str = "secret ";
+/// Bytes of what tells the secret.
+const SECRET_LINE: usize = SECRET.len() + 16 + 1 + 16;
 const LOCK_FILE: &str = "lock";
 const DIRECTORIES: [&str; 8] =
     ["blobs/sha256", "blobs/blake3", "segments", "index", "tmp", "made", "uploads", "quarantine"];
@@ -171,7 +174,10 @@ fn inspect(root: &Path) -> Result<Option<u64>> {
                     "`{root}` holds a store of the format `{found}`; this version reads `{FORMAT}`"
                 ));
             }
-            return match lines.find_map(parse_secret) {
+            return match text
+                .match_indices(SECRET)
+                .find_map(|(at, _)| parse_secret(text.get(at..at + SECRET_LINE)?))
+            {
                 Some(secret) => Ok(Some(secret)),
                 None => refuse(format!("`{root}/{FORMAT_FILE}` is damaged: it names no secret")),
             };
@@ -246,11 +252,11 @@ fn boot_name() -> String {
 
 /// The secret and its checksum. It is written down twice: were it lost, so would be all that it vouches for.
 fn secret_line(secret: u64) -> String {
-    format!("secret {secret:016x} {:016x}", xxh3_64(&secret.to_le_bytes()))
+    format!("{SECRET}{secret:016x} {:016x}", xxh3_64(&secret.to_le_bytes()))
 }
 
 fn parse_secret(line: &str) -> Option<u64> {
-    let secret = u64::from_str_radix(line.strip_prefix("secret ")?.split(' ').next()?, 16).ok()?;
+    let secret = u64::from_str_radix(line.strip_prefix(SECRET)?.split(' ').next()?, 16).ok()?;
     (line == secret_line(secret)).then_some(secret)
 }
 

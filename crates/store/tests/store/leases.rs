@@ -306,9 +306,8 @@ async fn under_load_all_that_running_invocations_count_on_is_readable() {
     let barrier = Arc::new(Barrier::new(4));
     let builds =
         (0..4).map(|seed| tokio::spawn(build_on_and_on(store.clone(), clock.clone(), barrier.clone(), seed)));
-    for build in futures::future::join_all(builds).await {
-        build.unwrap();
-    }
+    // One that fails ends all, which would wait for it.
+    futures::future::try_join_all(builds).await.unwrap();
     let stats: StoreStats = store.stats();
     assert_eq!((stats.lease_violations, stats.quarantined), (0, 0), "{stats:?}");
     assert!(stats.evictions > 100 && stats.reclaimed > 0, "{stats:?}");
@@ -329,7 +328,7 @@ async fn build_on_and_on(store: Arc<DiskStore>, clock: Arc<HeldClock>, barrier: 
                 Ok(()) => promised.push((digest, bytes)),
                 Err(error) => expect_refused(&error),
             }
-            let (digest, bytes) = &promised[random.number() as usize % promised.len()];
+            let Some((digest, bytes)) = promised.get(random.number() as usize % 20) else { continue };
             let read = store.read(&build, *digest, Range::ALL).await.unwrap().into_bytes().await.unwrap();
             assert_eq!(read, *bytes);
         }

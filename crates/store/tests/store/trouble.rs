@@ -253,14 +253,14 @@ async fn run_all(what: What, errno: i32, step: usize) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_disk_that_is_full_at_any_write() {
-    run_all(What::Write, FULL, every(9)).await;
+    run_all(What::Write, FULL, every(15)).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_disk_that_fails_at_any_step() {
     for what in What::ALL {
         // Those of which there are many, now and then.
-        let step = if matches!(what, What::Read | What::Write) { 45 } else { 13 };
+        let step = if matches!(what, What::Read | What::Write) { 60 } else { 21 };
         run_all(what, BROKEN, every(step)).await;
     }
 }
