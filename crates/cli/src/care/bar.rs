@@ -30,7 +30,7 @@ impl Bar {
                 bar.set_position(done);
             }
             None => {
-                let tenths = if total == 0 { 10 } else { done * 10 / total };
+                let tenths = (done * 10).checked_div(total).unwrap_or(10);
                 if tenths > self.told {
                     self.told = tenths;
                     eprintln!("{}: {} %", self.what, tenths * 10);

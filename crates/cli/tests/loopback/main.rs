@@ -38,8 +38,8 @@ async fn subject(remote: &Remote) -> Subject {
     let mut subject = Subject::new(Arc::new(remote.clone()));
     subject.actions = Some(Arc::new(remote.clone()));
     subject.uploads = Some(Arc::new(remote.uploads()));
-    let chunks = remote.chunks(&Context::internal()).await.unwrap().unwrap();
-    subject.chunks = Some(Arc::new(chunks));
+    let chunks = remote.chunks(&Context::internal()).await.unwrap();
+    subject.chunks = chunks.map(|chunks| Arc::new(chunks) as _);
     subject
 }
 

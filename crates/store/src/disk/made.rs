@@ -38,6 +38,8 @@ struct Made {
     holders: usize,
     /// Counts uses of all of them.
     used: u64,
+    /// As it was when it was made.
+    look: Look,
 }
 
 /// What tells whether a file was changed.
@@ -144,7 +146,9 @@ impl Shared {
         let used = self.made.uses.fetch_add(1, Relaxed);
         let made = files.get_mut(&key)?;
         let path = self.layout.made_path(key);
-        if !path.exists() {
+        let now = fs::symlink_metadata(&path).ok()?;
+        if Look::of(&now) != made.look {
+            tracing::error!(?key, "a file that was made of a blob was changed behind the store's back");
             return None;
         }
         (made.holders, made.used) = (made.holders + 1, used);
@@ -171,16 +175,18 @@ impl Shared {
         });
         let path = self.layout.made_path(key);
         let mut files = self.made.files.lock();
-        let named = filled.and_then(|()| self.medium.rename(&passing, &path).map_err(failed));
-        if let Err(error) = named {
-            let _ = fs::remove_file(&passing);
-            return Err(error);
-        }
+        let named = filled.and_then(|()| {
+            let metadata = disk.file().metadata().map_err(failed)?;
+            self.medium.rename(&passing, &path).map_err(failed)?;
+            Ok(Look::of(&metadata))
+        });
+        let look = named.inspect_err(|_| drop(fs::remove_file(&passing)))?;
         let used = self.made.uses.fetch_add(1, Relaxed);
         let made = files.entry(key).or_insert_with(|| {
             usage::add(&self.usage.made, bytes as i64);
-            Made { bytes, holders: 0, used }
+            Made { bytes, holders: 0, used, look }
         });
+        made.look = look;
         made.holders += 1;
         Ok(LocalFile::new(path, Arc::new(MadeHold { shared: self.clone(), key })))
     }

@@ -66,14 +66,22 @@ impl Pins for DiskStore {
         for receiver in receivers {
             answered(receiver).await?;
         }
-        hop(move || Ok(shared.set_pins())).await
+        hop(move || {
+            shared.set_pins();
+            Ok(())
+        })
+        .await
     }
 
     async fn unpin(&self, name: &str) -> Result<bool> {
         let _alone = self.shared.pinning.lock().await;
         let removed = self.shared.forget(key_of(name)).await?;
         let shared = self.shared.clone();
-        hop(move || Ok(shared.set_pins())).await?;
+        hop(move || {
+            shared.set_pins();
+            Ok(())
+        })
+        .await?;
         Ok(removed)
     }
 

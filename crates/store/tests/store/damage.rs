@@ -257,3 +257,16 @@ async fn the_quarantine_is_bounded() {
     assert_eq!(aside.len(), 100);
     assert!(aside.iter().any(|path| path.to_str().unwrap().contains(last.as_ref().unwrap())));
 }
+
+#[tokio::test]
+async fn a_file_that_was_made_of_a_blob_and_changed_is_made_anew() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = open(directory.path());
+    let (digest, bytes) = put(&*store, 1000).await;
+    for _ in 0..3 {
+        let file = store.local_file(&context(), digest).await.unwrap().unwrap();
+        assert_eq!(fs::read(file.path()).unwrap(), bytes);
+        tamper(file.path(), |bytes| bytes[0] ^= 1);
+        drop(file);
+    }
+}

@@ -199,7 +199,7 @@ async fn run(what: What, number: u64, lasting: bool, errno: i32) -> u64 {
     };
     let known = script(&store, &clock).await;
     let seen = gate.seen.load(SeqCst);
-    if number % 2 == 0 {
+    if number.is_multiple_of(2) {
         gate.disarm();
         expect_known(&store, &known, &name).await;
         until("unfinished files are gone", || unfinished(&own).is_empty()).await;
