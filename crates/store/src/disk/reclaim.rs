@@ -44,7 +44,7 @@ impl Shared {
         let (mut copies, mut length) = (Vec::new(), 0);
         // What was removed must not come back from an older record, were the index ever made anew.
         let has_older = self.segments.from(0).first().is_some_and(|(first, _)| *first < number);
-        while let Some((place, header, payload)) = scan.next() {
+        for (place, header, payload) in scan.by_ref() {
             if header.dead {
                 continue;
             }

@@ -3,7 +3,6 @@
 use crate::fixture::{
     HeldClock, MIB, context, fetch, fresh, held, is_present, on_disk, open_with, put, until,
 };
-use bytes::Bytes;
 use futures::stream;
 use mortar_model::{
     Blob, BlobStore, BlobStoreExt, Context, Digest, DigestSet, Encoding, Kind, LocalFiles, Range, UploadId,
@@ -92,7 +91,7 @@ async fn values_count_and_go_too() {
     assert_eq!(Values::get(&*store, &context(), &[7; 32]).await.unwrap(), None);
     for index in 0..=255 {
         clock.advance(MINUTE);
-        let value = Bytes::from(fresh(100_000).1);
+        let value = fresh(100_000).1;
         Values::put(&*store, &context(), &[index; 32], value).await.unwrap();
         assert!(store.stats().bytes <= SIZE);
     }

@@ -1,4 +1,6 @@
-//! Tests of the stores through their public interface.
+//! The stores and decorators under the conformance suite, and the disk store under faults.
+#![allow(clippy::unwrap_used)]
+
 mod bits;
 mod conformance;
 mod crashes;
