@@ -204,8 +204,21 @@ impl Recorder {
 #[derive(Clone, Default)]
 struct Known {
     blobs: HashMap<Digest, Bytes>,
-    /// What was put or removed last, and what was begun since.
-    records: BTreeMap<u8, Vec<Option<Bytes>>>,
+    records: BTreeMap<u8, History>,
+}
+
+/// What became of one record.
+#[derive(Clone)]
+struct History {
+    contents: Vec<Option<Bytes>>,
+    /// Up to which of them it was acknowledged.
+    acknowledged: usize,
+}
+
+impl Default for History {
+    fn default() -> Self {
+        Self { contents: vec![None], acknowledged: 0 }
+    }
 }
 
 type Shared = Arc<Mutex<Known>>;
@@ -225,7 +238,7 @@ async fn work(store: Arc<DiskStore>, known: Shared, task: u8, seed: u64) {
         } else {
             let name = task * 8 + random.number() as u8 % 8;
             let content = (!random.number().is_multiple_of(6)).then(|| random.bytes(20_000));
-            known.lock().unwrap().records.entry(name).or_insert_with(|| vec![None]).push(content.clone());
+            known.lock().unwrap().records.entry(name).or_default().contents.push(content.clone());
             let done = match &content {
                 Some(content) => {
                     let record =
@@ -235,7 +248,9 @@ async fn work(store: Arc<DiskStore>, known: Shared, task: u8, seed: u64) {
                 None => store.remove_record(RecordKind::Result, [name; 32]).await.map(drop),
             };
             if done.is_ok() {
-                known.lock().unwrap().records.insert(name, vec![content]);
+                let mut known = known.lock().unwrap();
+                let history = known.records.entry(name).or_default();
+                history.acknowledged = history.contents.len() - 1;
             }
         }
     }
@@ -247,9 +262,9 @@ async fn expect_known(store: &DiskStore, known: &Known, what: &str) {
         let read = read.unwrap_or_else(|error| panic!("{what}: an acknowledged blob: {error}"));
         assert_eq!(read, *bytes, "{what}");
     }
-    for (name, contents) in &known.records {
+    for (name, history) in &known.records {
         let read = store.record(RecordKind::Result, [*name; 32], false).await.unwrap();
-        let is_known = contents.contains(&read);
+        let is_known = history.contents[history.acknowledged..].contains(&read);
         // Nobody counts on a record, so it may have been evicted.
         assert!(is_known || read.is_none(), "{what}: record {name} is an older one");
     }
@@ -286,8 +301,8 @@ async fn run(seed: u64) {
         let mut acknowledged = known.lock().unwrap().clone();
         recorder.crash(&mut random, &own, &crashed);
         // What was begun before the crash may have become durable.
-        for (name, contents) in &known.lock().unwrap().records {
-            acknowledged.records.entry(*name).or_insert_with(|| vec![None]).extend(contents.iter().cloned());
+        for (name, history) in &known.lock().unwrap().records {
+            acknowledged.records.entry(*name).or_default().contents = history.contents.clone();
         }
         examine(&crashed, &acknowledged, &format!("seed {seed} image {image}")).await;
         fs::remove_dir_all(crashed).unwrap();

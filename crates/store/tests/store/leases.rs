@@ -69,10 +69,8 @@ async fn what_a_running_invocation_counts_on_stays_though_writes_are_refused() {
                     .unwrap()
                     .is_empty()
             );
-            if let Err(error) = write(&store, &build, 2_000_000).await {
-                expect_refused(&error);
-                refused += 1;
-            }
+            expect_refused(&write(&store, &build, 2_000_000).await.unwrap_err());
+            refused += 1;
             assert!(all_present(&store, &promised).await);
         }
         let stats = store.stats();

@@ -245,8 +245,10 @@ async fn run_all(what: What, errno: i32, step: usize) {
     for number in (first..count).step_by(step) {
         run(what, number, false, errno).await;
     }
-    // What a disk can no longer give is lost; anything else that it no longer does harms nothing that is there.
-    for number in (0..count).step_by(1 + count as usize / 2).filter(|_| what != What::Read) {
+    // What a disk can no longer give is lost, and one that frees nothing is full for good; anything else that it no longer
+    // does harms nothing that is there.
+    let may_last = !matches!(what, What::Read | What::Remove);
+    for number in (0..count).step_by(1 + count as usize / 2).filter(|_| may_last) {
         run(what, number, true, errno).await;
     }
 }
