@@ -2,10 +2,13 @@
 //! whoever asks over the admin socket; where nobody owns it, a command does the same by itself.
 
 use futures::stream::BoxStream;
-use mortar_model::{ActionCache, BlobStore, Codec, Context, Digest, InstanceName, Result, SystemClock};
+use mortar_model::{
+    ActionCache, BlobStore, ChunkingParameters, Codec, Context, Digest, InstanceName, Result, SystemClock,
+    context::Promise,
+};
 use mortar_store::{
-    Completeness, DiskConfig, DiskStore, NamedValues, Results, Selection, StoreStats, VerifyOptions,
-    VerifyStep,
+    ChunkedBlobs, Completeness, DiskConfig, DiskStore, NamedValues, Results, Selection, StoreStats,
+    VerifyOptions, VerifyStep, forget_chunks,
     import::{self, Progress, Report, Target},
 };
 use mortar_wire::Protobuf;
@@ -54,10 +57,12 @@ impl Care {
         let store = DiskStore::open(DiskConfig { directory, max_size })?;
         let codec: Arc<dyn Codec> = Arc::new(Protobuf);
         let results = Arc::new(Results::new(store.clone(), codec.clone()));
+        let chunking = ChunkingParameters::default();
+        let blobs = Arc::new(ChunkedBlobs::new(store.clone(), store.clone(), Some(store.clone()), chunking)?);
         Ok(Self {
-            actions: Arc::new(Completeness::new(results.clone(), store.clone(), codec.clone())),
+            actions: Arc::new(Completeness::new(results.clone(), blobs.clone(), codec.clone())),
             values: Arc::new(NamedValues::new(store.clone(), Arc::new(SystemClock))),
-            blobs: store.clone(),
+            blobs,
             gentle: false,
             store,
             results,
@@ -85,11 +90,18 @@ impl Care {
     /// The results go first: who reads the blob in between finds nobody by whom it could be made again.
     async fn purge_blob(&self, digest: Digest, dry_run: bool) -> Result<Purged> {
         let results = self.purge_results(&Selection::Needing(digest), dry_run).await?;
+        // First what it could be put together from.
+        let was_chunked = !dry_run && forget_chunks(self.store.clone(), digest).await?;
         let was_here = match dry_run {
-            true => self.store.holds(digest),
-            false => self.store.purge_blob(digest).await?,
+            true => self.is_here(digest).await?,
+            false => self.store.purge_blob(digest).await? || was_chunked,
         };
         Ok(Purged { blobs: u64::from(was_here), results, values: 0 })
+    }
+
+    async fn is_here(&self, digest: Digest) -> Result<bool> {
+        let context = Context { promise: Promise::Glance, ..Context::internal() };
+        Ok(self.blobs.find_missing(&context, &[digest].into_iter().collect()).await?.is_empty())
     }
 
     async fn purge_results(&self, selection: &Selection, dry_run: bool) -> Result<u64> {

@@ -29,7 +29,7 @@ pub mod size_limit;
 pub mod transcoding;
 pub mod values;
 
-pub use chunked::{ChunkedBlobs, ChunkedFiles, ChunkedHashes};
+pub use chunked::{ChunkedBlobs, ChunkedFiles, ChunkedHashes, forget_chunks};
 pub use completeness::{Completeness, CompletenessStats};
 pub use disk::{
     DiskConfig, DiskStore, Finding, Gate, Policy, Step, StoreStats, Verdict, VerifyOptions, VerifyReport,

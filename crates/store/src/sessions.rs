@@ -48,14 +48,29 @@ struct Partial<I> {
 }
 
 impl<I: Intake> Partial<I> {
-    /// Somebody else goes on. What was sent in zstd and not looked into yet is of no use to him.
-    fn go_on(&mut self, encoding: Encoding) {
-        let Some(intake) = self.intake.as_mut().filter(|_| encoding == Encoding::Zstd) else { return };
+    /// Somebody else goes on with new frames.
+    fn go_on(&mut self) {
+        let Some(intake) = &mut self.intake else { return };
         intake.go_on();
         self.committed = intake.taken();
-        self.pending.clear();
-        self.pending_length = 0;
     }
+}
+
+/// Has the intake take what is pending, so that it is known how much content that is. If it does not take it, the
+/// upload is over.
+async fn looked_into<I: Intake>(mut partial: Held<I>) -> Result<Held<I>> {
+    if partial.pending.is_empty() {
+        return Ok(partial);
+    }
+    hop(move || {
+        let pieces = std::mem::take(&mut partial.pending);
+        partial.pending_length = 0;
+        if let Some(mut intake) = partial.intake.take() {
+            partial.intake = intake.take(&pieces).is_ok().then_some(intake);
+        }
+        Ok(partial)
+    })
+    .await
 }
 
 impl<I: Intake> Sessions<I> {
@@ -101,9 +116,12 @@ impl<I: Intake> Sessions<I> {
         if let Some(session) =
             known.filter(|session| (session.digest, session.encoding) == (digest, encoding))
         {
-            let mut partial = session.partial.lock().await;
+            let mut partial = session.partial.clone().lock_owned().await;
+            if encoding == Encoding::Zstd {
+                partial = looked_into(partial).await?;
+                partial.go_on();
+            }
             if partial.intake.is_some() {
-                partial.go_on(encoding);
                 partial.holder += 1;
                 let (holder, committed) = (partial.holder, partial.committed);
                 drop(partial);
@@ -126,12 +144,11 @@ impl<I: Intake> Sessions<I> {
     pub async fn committed(&self, context: &Context, id: &UploadId) -> Option<u64> {
         self.expire();
         let session = self.table.lock().get(&(context.instance.clone(), id.clone())).cloned()?;
-        let partial = session.partial.lock().await;
-        let intake = partial.intake.as_ref()?;
-        Some(match session.encoding {
-            Encoding::Identity => partial.committed,
-            Encoding::Zstd => intake.taken(),
-        })
+        let partial = session.partial.clone().lock_owned().await;
+        match session.encoding {
+            Encoding::Identity => partial.intake.as_ref().map(|_| partial.committed),
+            Encoding::Zstd => looked_into(partial).await.ok()?.intake.as_ref().map(I::taken),
+        }
     }
 
     fn handle(&self, name: Name, session: Arc<Session<I>>, holder: u64, committed: u64) -> Box<dyn Upload> {

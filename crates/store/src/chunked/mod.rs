@@ -48,6 +48,15 @@ pub struct ChunkedBlobs {
 /// The most chunks that one blob may have.
 const MAX_CHUNKS: usize = 500_000;
 
+/// Drops what is known of the chunks of a blob, which stay. Whether anything was known.
+pub async fn forget_chunks(records: Arc<dyn Records>, digest: Digest) -> Result<bool> {
+    let recipes = Recipes::new(records);
+    let alone = recipes.alone().await;
+    let known = recipes.get(digest, false).await?.is_some();
+    recipes.remove(digest, &alone).await?;
+    Ok(known)
+}
+
 impl ChunkedBlobs {
     /// Over `inner`, which keeps chunks and whole blobs; recipes are kept in `records`. What was cut is dropped by
     /// `forget`; without that power the bytes stay beside the chunks until the store evicts them.

@@ -156,7 +156,10 @@ impl Draft {
         let placed = self.place(digest, encoding, pieces, stamp, instead_of)?;
         if placed && encoding == Encoding::Identity {
             // Who came upon the compressed file in between has it open, or looks again.
-            let _ = fs::remove_file(self.shared.layout.blob_path(Key::of(digest), Encoding::Zstd));
+            let compressed = self.shared.layout.blob_path(Key::of(digest), Encoding::Zstd);
+            if compressed.exists() && self.shared.medium.remove(&compressed).is_err() {
+                self.shared.suspect(Key::of(digest));
+            }
         }
         Ok(())
     }

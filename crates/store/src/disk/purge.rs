@@ -1,16 +1,11 @@
 //! Blobs that are removed because somebody says so, whoever counts on them: they are gone for good, also from records
 //! of which the index knows nothing, and after whatever ends the process next.
 
-use super::{DiskStore, Shared, files::storage_error, key::Key, leases::Stamp, log::answered_blocking};
+use super::{DiskStore, Shared, files::storage_error, key::Key, log::answered_blocking};
 use crate::blocking::hop;
 use mortar_model::{Digest, Result};
 
 impl DiskStore {
-    /// Whether a blob is here. Counts as no use.
-    pub fn holds(&self, digest: Digest) -> bool {
-        self.shared.has(&Key::of(digest), digest.size(), Stamp::glance())
-    }
-
     /// Removes a blob, durably. Whether it was here. One that somebody brings or has lent this moment is
     /// `Unavailable`.
     pub async fn purge_blob(&self, digest: Digest) -> Result<bool> {

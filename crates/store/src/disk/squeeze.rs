@@ -119,7 +119,9 @@ impl Shared {
         }
         let placed = draft.place(digest, Encoding::Zstd, &Pieces::new(each), stamp, Some(instead_of));
         if matches!(placed, Ok(true)) {
-            let _ = self.medium.remove(&self.layout.blob_path(key, Encoding::Identity));
+            if self.medium.remove(&self.layout.blob_path(key, Encoding::Identity)).is_err() {
+                self.suspect(key);
+            }
             self.counters.squeezed.fetch_add(1, Relaxed);
         }
         self.names.end_removal(key);

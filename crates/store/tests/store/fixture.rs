@@ -177,7 +177,7 @@ pub async fn balanced(store: &DiskStore, directory: &Path) {
 
 /// Files of writes that have not ended.
 pub fn unfinished(directory: &Path) -> Vec<PathBuf> {
-    files(&directory.join("tmp"))
+    ["tmp", "uploads"].iter().flat_map(|part| files(&directory.join(part))).collect()
 }
 
 /// Changes a file behind the store's back.

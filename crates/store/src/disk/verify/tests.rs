@@ -336,6 +336,12 @@ async fn an_entry_that_points_elsewhere() {
 async fn accounts_are_corrected() {
     let subject = Subject::new();
     subject.put(1, LARGE).await;
+    // What is counted at the start corrects them too.
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while !subject.store.stats().walked {
+        assert!(Instant::now() < deadline, "nothing is counted");
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
     let stats = subject.store.stats();
     subject.shared().usage.restore(5, [77, 7, 7]);
     let (report, _) = subject.verify(false).await;
