@@ -30,6 +30,8 @@ use xxhash_rust::xxh3::xxh3_64;
 
 const FORMAT_FILE: &str = "FORMAT";
 const FORMAT: &str = "mortar-store 2";
+const FIRST_FORMAT: &str = "mortar-store 1";
+const OLD: &str = "old";
 const SECRET: &str = "secret ";
 /// Bytes of what tells the secret.
 const SECRET_LINE: usize = SECRET.len() + 16 + 1 + 16;
@@ -58,7 +60,10 @@ impl Layout {
         inspect(root)?;
         let lock = lock(root)?;
         let known = inspect(root)?;
-        let secret = known.unwrap_or_else(new_secret);
+        if known == Found::First {
+            set_aside(root).map_err(|error| refuse("setting the old store aside in", error))?;
+        }
+        let secret = if let Found::Current(secret) = known { secret } else { new_secret() };
         let layout = Self {
             root: root.into(),
             run: run_name(),
@@ -74,7 +79,7 @@ impl Layout {
             fs::create_dir_all(root.join("tmp").join(&layout.run))?;
             fs::create_dir_all(root.join("made").join(&layout.run))?;
             fs::create_dir_all(layout.uploads())?;
-            if known.is_none() {
+            if known != Found::Current(secret) {
                 medium.replace(
                     &root.join(FORMAT_FILE),
                     format!("{FORMAT}\n{0}\n{0}\n", secret_line(secret)).as_bytes(),
@@ -119,6 +124,11 @@ impl Layout {
         self.root.join("uploads").join(&self.boot)
     }
 
+    /// What is left of a store of the first format.
+    pub fn old(&self) -> PathBuf {
+        self.root.join(OLD)
+    }
+
     pub fn segments(&self) -> PathBuf {
         self.root.join("segments")
     }
@@ -159,8 +169,33 @@ impl Drop for Layout {
     }
 }
 
-/// The secret of the store that `root` holds already; none if it is empty, an error if it holds something else.
-fn inspect(root: &Path) -> Result<Option<u64>> {
+/// What a directory holds.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Found {
+    /// Nothing, or a first start that was cut short.
+    Nothing,
+    /// A store of the first format.
+    First,
+    /// A store of this format, and its secret.
+    Current(u64),
+}
+
+/// Moves a store of the first format out of the way. May be cut short and done again.
+fn set_aside(root: &Path) -> io::Result<()> {
+    let old = root.join(OLD);
+    fs::create_dir_all(&old)?;
+    for part in ["blobs", "results", "values"] {
+        // What has moved already has left at most an empty directory of the new store's.
+        if root.join(part).exists() && !old.join(part).exists() {
+            fs::rename(root.join(part), old.join(part))?;
+        }
+    }
+    File::open(&old)?.sync_all()?;
+    File::open(root)?.sync_all()
+}
+
+/// What `root` holds; an error if that is something else.
+fn inspect(root: &Path) -> Result<Found> {
     let failed = |error| Error::io(format!("reading the store's directory `{}`", root.display()), error);
     let refuse = |message: String| Err(Error::new(Kind::FailedPrecondition { message }));
     match fs::read(root.join(FORMAT_FILE)) {
@@ -168,6 +203,9 @@ fn inspect(root: &Path) -> Result<Option<u64>> {
             let text = String::from_utf8_lossy(&format);
             let mut lines = text.lines();
             let (found, root) = (lines.next().unwrap_or_default(), root.display());
+            if found == FIRST_FORMAT {
+                return Ok(Found::First);
+            }
             if found != FORMAT {
                 let found = found.chars().take(40).collect::<String>();
                 return refuse(format!(
@@ -178,7 +216,7 @@ fn inspect(root: &Path) -> Result<Option<u64>> {
                 .match_indices(SECRET)
                 .find_map(|(at, _)| parse_secret(text.get(at..at + SECRET_LINE)?))
             {
-                Some(secret) => Ok(Some(secret)),
+                Some(secret) => Ok(Found::Current(secret)),
                 None => refuse(format!("`{root}/{FORMAT_FILE}` is damaged: it names no secret")),
             };
         }
@@ -205,7 +243,7 @@ fn inspect(root: &Path) -> Result<Option<u64>> {
             return refuse(format!("`{root}` is not empty (it holds `{name}`) and is no store of Mortar's"));
         }
     }
-    Ok(None)
+    Ok(Found::Nothing)
 }
 
 fn lock(root: &Path) -> Result<File> {

@@ -24,6 +24,7 @@ mod leases;
 mod log;
 mod made;
 mod medium;
+mod migrate;
 mod pieces;
 mod pins;
 mod purge;

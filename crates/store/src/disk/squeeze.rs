@@ -37,6 +37,7 @@ const WORTHWHILE: usize = 85;
 /// Runs the thread's work until the store is closed.
 pub(super) fn run(shared: &Arc<Shared>) {
     give_way();
+    shared.migrate();
     let mut judged = HashSet::new();
     while !shared.keeper.is_stopped() {
         shared.squeeze_files();

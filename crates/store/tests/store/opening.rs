@@ -104,3 +104,41 @@ async fn what_a_dead_process_left_unfinished_is_removed() {
     until("the unfinished file is gone", || !dead.exists()).await;
     put(&*store, 10).await;
 }
+
+/// As the first version of the store kept it.
+fn first_format(directory: &Path, blobs: &[(mortar_model::Digest, bytes::Bytes)]) {
+    fs::write(directory.join("FORMAT"), "mortar-store 1\n").unwrap();
+    fs::write(directory.join("lock"), "1\n").unwrap();
+    for part in ["results/ab", "values/cd", "tmp/1-1", "quarantine"] {
+        fs::create_dir_all(directory.join(part)).unwrap();
+    }
+    fs::write(directory.join("values/cd/cdef"), "a value").unwrap();
+    for (digest, bytes) in blobs {
+        let hex = digest.hex();
+        let path = directory.join("blobs").join(digest.function().name()).join(&hex[..2]);
+        fs::create_dir_all(&path).unwrap();
+        fs::write(path.join(hex), bytes).unwrap();
+    }
+}
+
+#[tokio::test]
+async fn blobs_of_the_first_format_are_taken_over() {
+    let directory = tempfile::tempdir().unwrap();
+    let blobs = [100, 5000, 300_000, 2_000_000].map(crate::fixture::fresh);
+    let (damaged, mut bytes) = (crate::fixture::fresh(10_000).0, vec![0; 10_000]);
+    bytes[0] = 1;
+    first_format(directory.path(), &blobs);
+    first_format(directory.path(), &[(damaged, bytes.into())]);
+    // A start that was cut short just after it had moved the blobs.
+    fs::create_dir(directory.path().join("old")).unwrap();
+    fs::rename(directory.path().join("blobs"), directory.path().join("old/blobs")).unwrap();
+    fs::create_dir_all(directory.path().join("blobs/sha256")).unwrap();
+    let store = open(directory.path());
+    until("the old store is gone", || !directory.path().join("old").exists()).await;
+    for (digest, bytes) in blobs {
+        assert_eq!(fetch(&*store, digest, Range::ALL).await.unwrap(), bytes);
+    }
+    assert!(!crate::fixture::is_present(&*store, damaged).await);
+    drop(store);
+    assert_eq!(open(directory.path()).stats().blobs, 4);
+}
