@@ -8,6 +8,7 @@
 //! `testkit`.
 
 mod campaign;
+mod disk;
 mod frames;
 mod mutation;
 mod resource;
@@ -29,9 +30,12 @@ pub struct Target {
 
 /// All targets. Each also has a file in `fuzz/fuzz_targets`.
 pub const ALL: &[Target] = &[
+    Target { name: "checkpoint", run: disk::checkpoint, seeds: disk::checkpoint_seeds },
+    Target { name: "index", run: disk::index, seeds: disk::index_seeds },
     Target { name: "inflate", run: frames::inflate, seeds: frames::inflate_seeds },
     Target { name: "one_frame", run: frames::one_frame, seeds: frames::one_frame_seeds },
     Target { name: "resource", run: resource::resource, seeds: resource::seeds },
+    Target { name: "segment", run: disk::segment, seeds: disk::segment_seeds },
     Target { name: "seekable", run: frames::seekable, seeds: frames::seekable_seeds },
 ];
 

@@ -7,8 +7,8 @@ use mortar_model::{
     context::Promise,
 };
 use mortar_store::{
-    ChunkedBlobs, Completeness, DiskConfig, DiskStore, NamedValues, Results, Selection, StoreStats,
-    VerifyOptions, VerifyStep, forget_chunks,
+    ChunkedBlobs, Completeness, DiskConfig, DiskStore, NamedValues, ResultTier, Results, Selection,
+    StoreStats, VerifyOptions, VerifyStep, forget_chunks,
     import::{self, Progress, Report, Target},
 };
 use mortar_wire::Protobuf;
@@ -42,6 +42,8 @@ pub struct Purged {
 pub struct Care {
     pub(crate) store: Arc<DiskStore>,
     pub(crate) results: Arc<Results>,
+    /// Where results are remembered too.
+    pub(crate) hot_results: Option<Arc<ResultTier>>,
     pub(crate) values: Arc<NamedValues>,
     /// Complete results, as clients are served them.
     pub(crate) actions: Arc<dyn ActionCache>,
@@ -63,6 +65,7 @@ impl Care {
             actions: Arc::new(Completeness::new(results.clone(), blobs.clone(), codec.clone())),
             values: Arc::new(NamedValues::new(store.clone(), Arc::new(SystemClock))),
             blobs,
+            hot_results: None,
             gentle: false,
             store,
             results,
@@ -107,7 +110,11 @@ impl Care {
     async fn purge_results(&self, selection: &Selection, dry_run: bool) -> Result<u64> {
         match dry_run {
             true => self.results.count(selection).await,
-            false => self.results.purge(selection).await,
+            false => {
+                let purged = self.results.purge(selection).await;
+                self.hot_results.iter().for_each(|hot| hot.forget_all());
+                purged
+            }
         }
     }
 

@@ -1,8 +1,8 @@
 //! A server put together. Reading this is reading the deployment:
 //!
 //! ```text
-//! services ── blobs:    rewinding ── chunked ── disk
-//!          ├─ results:  completeness ── results ── disk
+//! services ── blobs:    rewinding ── chunked ── memory ── disk
+//!          ├─ results:  completeness ── memory ── results ── disk
 //!          ├─ values:   named values ── disk
 //!          └─ executor: look-up ── rewinding ── queue ── (workers, in this process or others)
 //! ```
@@ -26,10 +26,14 @@ use mortar_model::{ActionCache, BlobStore, ChunkingParameters, Codec, LocalFiles
 use mortar_scheduler::{QueueExecutor, Scheduler};
 use mortar_services::{Operations, Ports, limits, listener::Listener};
 use mortar_store::{
-    ChunkedBlobs, ChunkedFiles, ChunkedHashes, Completeness, DiskConfig, DiskStore, NamedValues, Results,
+    ChunkedBlobs, ChunkedFiles, ChunkedHashes, Completeness, DiskConfig, DiskStore, MemoryTier, NamedValues,
+    ResultTier, Results,
 };
 use mortar_wire::{Protobuf, worker::worker_session_server::WorkerSessionServer};
-use std::{path::PathBuf, sync::Arc};
+use std::{path::PathBuf, sync::Arc, time::Duration};
+
+/// How long a result is served from memory before the disk is asked again.
+const TRUST: Duration = Duration::from_secs(60);
 
 /// What a server needs to know.
 #[derive(Clone, Debug)]
@@ -69,21 +73,26 @@ impl Server {
         let store =
             DiskStore::open(DiskConfig { directory: settings.directory, max_size: settings.max_size })?;
         let chunking = ChunkingParameters::default();
-        let chunked = ChunkedBlobs::new(store.clone(), store.clone(), Some(store.clone()), chunking)?;
+        let hot = Arc::new(MemoryTier::new(store.clone(), MemoryTier::DEFAULT_BUDGET));
+        let chunked = ChunkedBlobs::new(hot, store.clone(), Some(store.clone()), chunking)?;
         let blobs: Arc<dyn BlobStore> = Arc::new(chunked.clone());
         let hashes = Arc::new(ChunkedHashes::new(chunked.clone(), store.clone()));
         let files = Arc::new(ChunkedFiles::new(chunked.clone(), store.clone()));
         let results = Arc::new(Results::new(store.clone(), codec.clone()));
+        let clock = Arc::new(SystemClock);
+        let hot_results =
+            Arc::new(ResultTier::new(results.clone(), ResultTier::DEFAULT_BUDGET, TRUST, clock.clone()));
         let completeness =
-            Arc::new(Completeness::new(results.clone(), blobs.clone(), codec.clone()).with_remakes());
+            Arc::new(Completeness::new(hot_results.clone(), blobs.clone(), codec.clone()).with_remakes());
         let actions: Arc<dyn ActionCache> = completeness.clone();
 
-        let scheduler = Scheduler::start(settings.scheduler, Arc::new(SystemClock));
+        let scheduler = Scheduler::start(settings.scheduler, clock.clone());
         let queue = QueueExecutor::new(scheduler.clone(), Arc::new(StoredActions::new(blobs.clone())));
-        let values = Arc::new(NamedValues::new(store.clone(), Arc::new(SystemClock)));
+        let values = Arc::new(NamedValues::new(store.clone(), clock));
         let care = Care {
             store: store.clone(),
             results: results.clone(),
+            hot_results: Some(hot_results.clone()),
             values: values.clone(),
             actions: actions.clone(),
             blobs: blobs.clone(),
@@ -94,7 +103,7 @@ impl Server {
             blobs: blobs.clone(),
             checks_pieces: true,
             index: hashes,
-            results: results.clone(),
+            results: hot_results,
             executor: Arc::new(queue),
             staff: Arc::new(scheduler.clone()),
         });

@@ -27,6 +27,7 @@ mod medium;
 mod migrate;
 mod pieces;
 mod pins;
+pub mod probe;
 mod purge;
 mod quarantine;
 mod read;
