@@ -1,64 +1,76 @@
-//! What happens to a store behind its back: one function that knows no store's layout.
-
-use std::fs::{self, Permissions};
-use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
+//! Harm that is done to a store behind its back: blobs vanish, or a bit of them flips.
 
 use anyhow::{Context, Result};
+use std::{
+    fs::{self, OpenOptions, Permissions},
+    os::unix::fs::{FileExt, PermissionsExt},
+    path::{Path, PathBuf},
+};
 
 /// What is done to a blob.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Harm {
-    /// It is taken away; where it shares a file with others, zeros take its place.
+    /// It is gone: its file is removed, or its record overwritten.
     Remove,
-    /// One of its bits is flipped.
+    /// One bit of it flips.
     Flip,
 }
 
-/// Shorter content than this is only looked for by its name: it may occur in other content.
-const DISTINCT: usize = 24;
+/// What a record of the store's segments begins with, where its hash lies, and its payload.
+const RECORD: &[u8] = b"mRec";
+const HASH_AT: usize = 40;
+const PAYLOAD_AT: usize = 72;
+/// The role of records that hold content.
+const CONTENT: u8 = 1;
 
-/// Harms a blob wherever it lies below `store`: files that have its hash in their names, or else files in which its
-/// content occurs. Whether there was one.
-pub fn harm(store: &Path, hash: &str, content: &[u8], harm: Harm) -> Result<bool> {
-    let files = files_below(store)?;
-    let named = |path: &&PathBuf| path.file_name().is_some_and(|name| name.to_string_lossy().contains(hash));
-    let own: Vec<_> = files.iter().filter(named).collect();
-    for path in &own {
-        match harm {
-            Harm::Remove => fs::remove_file(path)?,
-            Harm::Flip => rewrite(path, |bytes| bytes.first_mut().map(|byte| *byte ^= 1).is_some())?,
-        }
-    }
-    if !own.is_empty() || content.len() < DISTINCT {
-        return Ok(!own.is_empty());
-    }
+/// Harms a blob wherever it lies below `data`: in files that have its hash in their names, and in records of segments.
+/// Whether there was one.
+pub fn harm(data: &Path, hash: &[u8; 32], harm: Harm) -> Result<bool> {
+    let hex: String = hash.iter().map(|byte| format!("{byte:02x}")).collect();
     let mut found = false;
-    for path in &files {
-        rewrite(path, |bytes| {
-            let Some(at) = bytes.windows(content.len()).position(|window| window == content) else {
-                return false;
-            };
+    for path in files_below(data)? {
+        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        if name.contains(&hex) {
             found = true;
             match harm {
-                Harm::Remove => bytes[at..at + content.len()].fill(0),
-                Harm::Flip => bytes[at] ^= 1,
+                Harm::Remove => fs::remove_file(&path)?,
+                Harm::Flip => overwrite(&path, 0, |byte| byte ^ 1, 1)?,
             }
-            true
-        })?;
+        } else if path.parent().is_some_and(|above| above.ends_with("segments")) {
+            found |= harm_records(&path, hash, harm)?;
+        }
     }
     Ok(found)
 }
 
-/// Writes a file anew, in its place, if it is changed.
-fn rewrite(path: &Path, change: impl FnOnce(&mut Vec<u8>) -> bool) -> Result<()> {
-    let mut bytes = fs::read(path).with_context(|| format!("cannot read `{}`", path.display()))?;
-    if change(&mut bytes) {
-        let mode = fs::metadata(path)?.permissions().mode();
-        fs::set_permissions(path, Permissions::from_mode(mode | 0o200))?;
-        fs::write(path, bytes)?;
-        fs::set_permissions(path, Permissions::from_mode(mode))?;
+fn harm_records(path: &Path, hash: &[u8; 32], harm: Harm) -> Result<bool> {
+    let bytes = fs::read(path).with_context(|| format!("cannot read `{}`", path.display()))?;
+    let is_content = |start: usize| {
+        bytes.get(start..start + 5) == Some(&[RECORD, &[CONTENT]].concat())
+            && bytes.get(start + HASH_AT..start + PAYLOAD_AT) == Some(hash)
+    };
+    let mut found = false;
+    // Records begin at multiples of eight bytes.
+    for start in (0..bytes.len()).step_by(8).filter(|start| is_content(*start)) {
+        found = true;
+        match harm {
+            Harm::Remove => overwrite(path, start as u64, |_| 0, PAYLOAD_AT)?,
+            Harm::Flip => overwrite(path, (start + PAYLOAD_AT) as u64, |byte| byte ^ 1, 1)?,
+        }
     }
+    Ok(found)
+}
+
+/// Changes some bytes of a file in their place.
+fn overwrite(path: &Path, at: u64, change: impl Fn(u8) -> u8, length: usize) -> Result<()> {
+    let mode = fs::metadata(path)?.permissions().mode();
+    fs::set_permissions(path, Permissions::from_mode(mode | 0o200))?;
+    let file = OpenOptions::new().read(true).write(true).open(path)?;
+    let mut bytes = vec![0; length];
+    file.read_exact_at(&mut bytes, at)?;
+    bytes.iter_mut().for_each(|byte| *byte = change(*byte));
+    file.write_all_at(&bytes, at)?;
+    fs::set_permissions(path, Permissions::from_mode(mode))?;
     Ok(())
 }
 
@@ -66,9 +78,11 @@ fn files_below(directory: &Path) -> Result<Vec<PathBuf>> {
     let mut found = Vec::new();
     for entry in fs::read_dir(directory).with_context(|| format!("cannot list `{}`", directory.display()))? {
         let entry = entry?;
-        match entry.file_type()?.is_dir() {
-            true => found.extend(files_below(&entry.path())?),
-            false => found.push(entry.path()),
+        let kind = entry.file_type()?;
+        if kind.is_dir() {
+            found.extend(files_below(&entry.path())?);
+        } else if kind.is_file() {
+            found.push(entry.path());
         }
     }
     Ok(found)
@@ -79,26 +93,28 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_blob_is_found_by_its_name_or_its_content() -> Result<()> {
+    fn a_blob_is_found_by_its_name_and_in_segments() -> Result<()> {
         let dir = tempfile::tempdir()?;
-        let at = |name: &str| dir.path().join(name);
-        fs::create_dir(at("ab"))?;
-        let content = b"content that is long enough to be sought";
-        let shared = [b"before", content.as_ref(), b"after"].concat();
-        for (how, alone, within) in [
-            (Harm::Flip, Some(b"bontent".as_ref()), b"beforebontent".as_ref()),
-            (Harm::Remove, None, b"before\0\0\0\0\0\0\0".as_ref()),
-        ] {
-            fs::write(at("ab/abcd-x"), content)?;
-            fs::write(at("segment"), &shared)?;
-            assert!(harm(dir.path(), "abcd", content, how)?);
-            assert_eq!(fs::read(at("ab/abcd-x")).ok().as_deref().map(|bytes| &bytes[..7]), alone);
-            assert_eq!(fs::read(at("segment"))?, shared, "a file of its own is enough");
-            fs::write(at("ab/abcd-x"), "something else")?;
-            assert!(harm(dir.path(), "1234", content, how)?);
-            assert_eq!(&fs::read(at("segment"))?[..within.len()], within);
-        }
-        assert!(!harm(dir.path(), "1234", b"short", Harm::Flip)?);
+        let hash = [0xab; 32];
+        let named = dir.path().join("ab".repeat(32));
+        fs::write(&named, "content")?;
+        assert!(harm(dir.path(), &hash, Harm::Flip)?);
+        assert_eq!(fs::read(&named)?, b"bontent");
+        assert!(harm(dir.path(), &hash, Harm::Remove)?);
+        assert!(!named.exists() && !harm(dir.path(), &hash, Harm::Remove)?);
+
+        fs::create_dir(dir.path().join("segments"))?;
+        let segment = dir.path().join("segments/00000001");
+        let mut record = vec![0; 64];
+        record.extend_from_slice(b"mRec\x01");
+        record.resize(64 + HASH_AT, 0);
+        record.extend_from_slice(&hash);
+        record.extend_from_slice(b"content");
+        fs::write(&segment, &record)?;
+        assert!(harm(dir.path(), &hash, Harm::Flip)?);
+        assert!(fs::read(&segment)?.ends_with(b"bontent"));
+        assert!(harm(dir.path(), &hash, Harm::Remove)?);
+        assert!(!harm(dir.path(), &hash, Harm::Remove)?);
         Ok(())
     }
 }

@@ -86,8 +86,8 @@ fn lose_some(outputs: &Outputs, workspace: &Path, data: &Path) -> Result<usize> 
             continue;
         }
         let how = if random.number() % 2 == 0 { Harm::Remove } else { Harm::Flip };
-        let hash = Digest::of(DigestFunction::Sha256, content).hex();
-        lost += usize::from(harm(data, &hash, content, how)?);
+        let digest = Digest::of(DigestFunction::Sha256, content);
+        lost += usize::from(harm(data, digest.hash(), how)?);
     }
     ensure!(lost >= 5, "{lost} of {all} outputs were found in the store");
     Ok(lost)
