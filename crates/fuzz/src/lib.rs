@@ -30,7 +30,6 @@ pub struct Target {
 
 /// All targets. Each also has a file in `fuzz/fuzz_targets`.
 pub const ALL: &[Target] = &[
-    Target { name: "checkpoint", run: disk::checkpoint, seeds: disk::checkpoint_seeds },
     Target { name: "index", run: disk::index, seeds: disk::index_seeds },
     Target { name: "inflate", run: frames::inflate, seeds: frames::inflate_seeds },
     Target { name: "one_frame", run: frames::one_frame, seeds: frames::one_frame_seeds },

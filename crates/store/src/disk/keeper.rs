@@ -110,7 +110,7 @@ impl Shared {
         } else if total + ahead > limit {
             self.make_room(0, ahead, false);
         }
-        self.room.end_round();
+        self.room.end_round(wanted > 0 && self.total() + wanted > self.limit());
     }
 
     /// Counts what there is, so that the figures are exact from now on.

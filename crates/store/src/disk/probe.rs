@@ -2,7 +2,6 @@
 //! nothing may panic.
 
 use super::{
-    checkpoint::Checkpoint,
     frame::{Header, Place, Role},
     key::{Key, Space},
     medium::Medium,
@@ -97,13 +96,6 @@ pub fn read_index(directory: &Path, bytes: &[u8]) -> Option<usize> {
         table.remove(&key(1), |_, _| true);
     }
     Some(entries)
-}
-
-/// Reads a checkpoint. Whether the bytes are one.
-pub fn read_checkpoint(directory: &Path, bytes: &[u8]) -> bool {
-    let path = directory.join("CHECKPOINT");
-    fs::write(&path, bytes).expect("the directory can be written to");
-    Checkpoint::load(&path, SECRET).is_some()
 }
 
 #[cfg(test)]

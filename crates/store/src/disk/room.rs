@@ -31,9 +31,9 @@ pub(super) struct Room {
 struct State {
     /// Bytes that writers wait for.
     wanted: u64,
-    /// Rounds of the keeper that ended.
-    rounds: u64,
+    /// Rounds of the keeper that were begun, and the last one that could not make what was wanted.
     begun: u64,
+    in_vain: u64,
 }
 
 impl Room {
@@ -44,9 +44,12 @@ impl Room {
         state.wanted
     }
 
-    pub fn end_round(&self) {
+    /// `in_vain`: what was wanted could not be made. Otherwise there was room, which others may have taken by now.
+    pub fn end_round(&self, in_vain: bool) {
         let mut state = self.state.lock();
-        state.rounds = state.begun;
+        if in_vain {
+            state.in_vain = state.begun;
+        }
         self.changed.notify_all();
     }
 }
@@ -127,7 +130,7 @@ impl Shared {
             if self.try_take_room(bytes) {
                 break true;
             }
-            if timed_out || state.rounds >= enough {
+            if timed_out || state.in_vain >= enough {
                 break false;
             }
             self.keeper.wake();
