@@ -121,27 +121,6 @@ fn cold_reads_and_shares_of_the_limits() {
 }
 
 #[test]
-fn a_full_store_keeps_its_promises() {
-    let directory = tempfile::tempdir().unwrap();
-    let flags = ["--fill=110", "--max-size=24MiB", "--duration=500ms", "--concurrency=1"];
-    let report = report(directory.path(), &flags);
-    let endurance = &report["endurance"];
-    expect_numbers(
-        endurance,
-        &["unfilled_percent", "throughput_ratio", "slowest_ratio", "older_results", "refused"],
-    );
-    assert!(endurance["filled_percent"].as_f64() >= Some(110.0), "{endurance}");
-    assert!(endurance["evictions"].as_u64() > Some(0), "{endurance}");
-    assert!(endurance["promises"].as_u64() > Some(0), "{endurance}");
-    assert_eq!((&endurance["lease_violations"], &endurance["dangling_results"]), (&0.into(), &0.into()));
-    let slices = endurance["slices"].as_array().unwrap();
-    assert_eq!(slices.len(), 10);
-    for slice in slices.iter().chain([&endurance["unfilled"]]) {
-        assert!(slice["builds"].as_u64() > Some(0) && slice["bytes"].as_u64() > Some(0), "{slice}");
-    }
-}
-
-#[test]
 fn tables_are_for_people() {
     let directory = tempfile::tempdir().unwrap();
     for (flags, needles) in [

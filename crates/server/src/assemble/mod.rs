@@ -1,7 +1,7 @@
 //! A server put together. Reading this is reading the deployment:
 //!
 //! ```text
-//! services ── blobs:    rewinding ── chunked ── memory ── disk
+//! services ── blobs:    rewinding ── chunked ── disk
 //!          ├─ results:  completeness ── memory ── results ── disk
 //!          ├─ values:   named values ── disk
 //!          └─ executor: look-up ── rewinding ── queue ── (workers, in this process or others)
@@ -26,8 +26,8 @@ use mortar_model::{ActionCache, BlobStore, ChunkingParameters, Codec, LocalFiles
 use mortar_scheduler::{QueueExecutor, Scheduler};
 use mortar_services::{Operations, Ports, limits, listener::Listener};
 use mortar_store::{
-    ChunkedBlobs, ChunkedFiles, ChunkedHashes, Completeness, DiskConfig, DiskStore, MemoryTier, NamedValues,
-    ResultTier, Results,
+    ChunkedBlobs, ChunkedFiles, ChunkedHashes, Completeness, DiskConfig, DiskStore, NamedValues, ResultTier,
+    Results,
 };
 use mortar_wire::{Protobuf, worker::worker_session_server::WorkerSessionServer};
 use std::{path::PathBuf, sync::Arc, time::Duration};
@@ -73,8 +73,7 @@ impl Server {
         let store =
             DiskStore::open(DiskConfig { directory: settings.directory, max_size: settings.max_size })?;
         let chunking = ChunkingParameters::default();
-        let hot = Arc::new(MemoryTier::new(store.clone(), MemoryTier::DEFAULT_BUDGET));
-        let chunked = ChunkedBlobs::new(hot, store.clone(), Some(store.clone()), chunking)?;
+        let chunked = ChunkedBlobs::new(store.clone(), store.clone(), Some(store.clone()), chunking)?;
         let blobs: Arc<dyn BlobStore> = Arc::new(chunked.clone());
         let hashes = Arc::new(ChunkedHashes::new(chunked.clone(), store.clone()));
         let files = Arc::new(ChunkedFiles::new(chunked.clone(), store.clone()));
