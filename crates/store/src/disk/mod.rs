@@ -399,8 +399,16 @@ impl Shared {
 
     /// The entry of a thing that is here, whose use is noted.
     fn look(&self, key: &Key, stamp: Stamp) -> Option<Entry> {
-        let entry = self.table.look(key, |touch, _| stamp.apply(touch))?;
-        self.segments.contains(entry.place.segment).then_some(entry)
+        loop {
+            let entry = self.table.look(key, |touch, _| stamp.apply(touch))?;
+            if self.segments.contains(entry.place.segment) {
+                return Some(entry);
+            }
+            // Its segment may have been reclaimed since the index was asked; then it lies elsewhere by now.
+            if self.table.get(key) == Some(entry) {
+                return None;
+            }
+        }
     }
 
     /// Whether a thing of this size is here; if so, its use is noted.

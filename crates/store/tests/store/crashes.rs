@@ -259,7 +259,8 @@ async fn work(store: Arc<DiskStore>, known: Shared, task: u8, seed: u64) {
 async fn expect_known(store: &DiskStore, known: &Known, what: &str) {
     for (digest, bytes) in &known.blobs {
         let read = store.read_all(&context(), *digest, SIZE).await;
-        let read = read.unwrap_or_else(|error| panic!("{what}: an acknowledged blob: {error}"));
+        let read =
+            read.unwrap_or_else(|error| panic!("{what}: an acknowledged blob: {error}, {:?}", store.stats()));
         assert_eq!(read, *bytes, "{what}");
     }
     for (name, history) in &known.records {
