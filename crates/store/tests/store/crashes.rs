@@ -19,7 +19,7 @@ const SECTOR: usize = 512;
 const PAGE: usize = 4096;
 /// Images are made in runs of so many.
 const IMAGES: u64 = 10;
-const RUNS: u64 = 2;
+const RUNS: u64 = 20;
 const MORE_RUNS: &str = "MORTAR_CRASH_RUNS";
 const SEED: &str = "MORTAR_CRASH_SEED";
 
