@@ -9,7 +9,8 @@
 //! - `leases`, `pins`: what was promised · `room`, `usage`: what it takes · `keeper`, `sweep`, `reclaim`: making room
 //! - `squeeze`: compression of what rests · `uploads`: what outlives the process
 //! - `quarantine`, `strays`: what becomes of damaged things, and of files that nothing tells of · `verify`: looking for
-//!   them · `purge`: removal on demand
+//!   them · `purge`: removal on demand ·
+//!   `stats`: figures · `probe`: the readers alone, for those who fuzz them
 //!
 //! Completeness of action results, permissions and limits per request are left to others.
 
@@ -38,6 +39,7 @@ mod room;
 mod scan;
 mod segments;
 mod squeeze;
+mod stats;
 mod strays;
 mod sweep;
 mod table;
@@ -46,6 +48,7 @@ mod usage;
 mod verify;
 
 pub use medium::{Gate, Step};
+pub use stats::StoreStats;
 pub use verify::{Finding, Verdict, VerifyOptions, VerifyReport, VerifyStep};
 
 use crate::{blocking::hop, frames, sessions::Sessions};
@@ -68,7 +71,7 @@ use std::{
     path::{Path, PathBuf},
     sync::{
         Arc, OnceLock, Weak,
-        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
+        atomic::{AtomicBool, Ordering::Relaxed},
     },
     thread::JoinHandle,
     time::{Duration, Instant},
@@ -129,51 +132,6 @@ impl Default for Policy {
     }
 }
 
-/// How a store is doing.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct StoreStats {
-    /// What it takes on disk, unfinished writes included.
-    pub bytes: u64,
-    /// What it may take.
-    pub max_size: u64,
-    /// Blobs of all digest functions.
-    pub blobs: u64,
-    /// Action results.
-    pub results: u64,
-    /// Opaque values.
-    pub values: u64,
-    /// All was counted since the start: the figures are exact even if the last run did not end in order.
-    pub walked: bool,
-    /// Things evicted since the start.
-    pub evictions: u64,
-    /// Of those, things whose soft lease had not ended.
-    pub shed: u64,
-    /// Things found damaged since the start.
-    pub quarantined: u64,
-    /// Files found to be removed behind the store's back since the start.
-    pub lost: u64,
-    /// Things lost, by damage or otherwise, on which a running invocation counted.
-    pub lease_violations: u64,
-    /// Writes refused since the start, for want of room.
-    pub refused: u64,
-    /// Segments reclaimed since the start.
-    pub reclaimed: u64,
-    /// Files compressed since the start.
-    pub squeezed: u64,
-    /// Uploads begun and not ended.
-    pub uploads: u64,
-    /// Invocations that count on what they were promised.
-    pub invocations: u64,
-    /// Bytes in segments, of their records and what is dead of them.
-    pub segment_bytes: u64,
-    /// Bytes of blobs that are files.
-    pub file_bytes: u64,
-    /// Bytes of files made of other blobs, for input roots.
-    pub made_bytes: u64,
-    /// Bytes of the index.
-    pub index_bytes: u64,
-}
-
 /// Blobs, uploads and records in one directory, which one process owns. Dropping it waits until all that was begun is
 /// on disk.
 pub struct DiskStore {
@@ -214,35 +172,6 @@ impl DiskStore {
     pub fn lease(&self) -> Duration {
         self.shared.leases.lease()
     }
-
-    /// How the store is doing, now.
-    pub fn stats(&self) -> StoreStats {
-        let (shared, uploads) = (&self.shared, self.uploads.len() as u64);
-        let [blobs, results, values] = shared.usage.counts();
-        let counters = &shared.counters;
-        StoreStats {
-            bytes: shared.total(),
-            max_size: shared.max_size,
-            blobs,
-            results,
-            values,
-            walked: shared.stock_taken.load(Relaxed),
-            evictions: counters.evictions.load(Relaxed),
-            shed: counters.shed.load(Relaxed),
-            quarantined: counters.quarantined.load(Relaxed),
-            lost: counters.lost.load(Relaxed),
-            lease_violations: counters.violations.load(Relaxed),
-            refused: shared.room.refused.load(Relaxed),
-            reclaimed: counters.reclaimed.load(Relaxed),
-            squeezed: counters.squeezed.load(Relaxed),
-            uploads,
-            invocations: shared.leases.running() as u64,
-            segment_bytes: shared.segments.footprint(),
-            file_bytes: shared.usage.files(),
-            made_bytes: shared.usage.made.load(Relaxed),
-            index_bytes: shared.table.footprint(),
-        }
-    }
 }
 
 impl Drop for DiskStore {
@@ -268,18 +197,6 @@ impl Drop for DiskStore {
 fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>> {
     let thread = std::thread::Builder::new().name(name.into()).spawn(work);
     thread.map_err(|error| Error::io("starting a thread of the store", error))
-}
-
-/// What happened since the start.
-#[derive(Default)]
-struct Counters {
-    evictions: AtomicU64,
-    shed: AtomicU64,
-    quarantined: AtomicU64,
-    lost: AtomicU64,
-    violations: AtomicU64,
-    reclaimed: AtomicU64,
-    squeezed: AtomicU64,
 }
 
 /// What the parts of the store have in common.
@@ -308,7 +225,7 @@ struct Shared {
     compress_after: Duration,
     made: made::MadeFiles,
     keeper: keeper::Keeper,
-    counters: Counters,
+    counters: stats::Counters,
     stock_taken: AtomicBool,
     /// Blobs that were purged since the start: a verification that runs must not take them up again.
     purged: Mutex<HashSet<Key>>,
@@ -363,7 +280,7 @@ impl Shared {
             compress_after: policy.compress_after,
             made: made::MadeFiles::default(),
             keeper: keeper::Keeper::default(),
-            counters: Counters::default(),
+            counters: stats::Counters::default(),
             stock_taken: AtomicBool::new(false),
             purged: Mutex::default(),
             opened: policy.clock.now(),
