@@ -2,14 +2,14 @@
 
 use mortar_model::{
     ActionResult, Context, Digest, DigestFunction, Error, ExecuteRequest, ExecutionMetadata, Executor,
-    InstanceName, Kind, Outcome, OutputFile, Progress, RequestMetadata, Stage, Termination,
+    InstanceName, Kind, Outcome, OutputFile, Progress, RequestMetadata, Stage, SystemClock, Termination,
 };
 use mortar_remote::{Endpoint, Options, Remote, Retry};
 use mortar_services::{
     Operations, Ports,
     listener::{self, Listener},
 };
-use mortar_store::{Completeness, DiskConfig, DiskStore, Results};
+use mortar_store::{Completeness, DiskConfig, DiskStore, NamedValues, Results};
 use mortar_wire::Protobuf;
 use std::{
     path::Path,
@@ -106,7 +106,7 @@ async fn start(executor: Option<Arc<dyn Executor>>, directory: &Path) -> String 
         encoded: None,
         uploads: store.clone(),
         index: store.clone(),
-        values: store,
+        values: Arc::new(NamedValues::new(store, Arc::new(SystemClock))),
         chunks: None,
         executor: executor.clone(),
         lease: None,

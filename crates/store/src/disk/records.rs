@@ -1,4 +1,4 @@
-//! Records and opaque values: like small blobs, but under names that do not hash them, so that a later one replaces an
+//! Records: like small blobs, but under names that do not hash them, so that a later one replaces an
 //! earlier one. Damaged ones are put aside and count as unknown.
 
 use super::{
@@ -20,9 +20,7 @@ use futures::{
     StreamExt, TryStreamExt,
     stream::{self, BoxStream},
 };
-use mortar_model::{
-    Context, Digest, DigestFunction, Encoding, Error, InstanceName, Kind, Result, Values, context::Promise,
-};
+use mortar_model::{Context, Encoding, Error, Kind, Result, context::Promise};
 use std::sync::Arc;
 
 /// A record is no larger, in bytes; it is read and written as a whole.
@@ -70,25 +68,6 @@ impl Records for DiskStore {
         };
         stream::once(places).map_ok(each).try_flatten().boxed()
     }
-}
-
-#[async_trait]
-impl Values for DiskStore {
-    async fn get(&self, context: &Context, key: &[u8; 32]) -> Result<Option<Bytes>> {
-        let stamp = self.shared.leases.stamp(context);
-        self.shared.get_record(value_key(&context.instance, key), stamp).await
-    }
-
-    async fn put(&self, context: &Context, key: &[u8; 32], value: Bytes) -> Result<()> {
-        let name = value_key(&context.instance, key).hash;
-        self.shared.put_records(vec![Record { kind: RecordKind::Value, name, content: value }]).await
-    }
-}
-
-/// Instance names hold no control characters, so a newline divides without doubt.
-fn value_key(instance: &InstanceName, key: &[u8; 32]) -> Key {
-    let name = [instance.as_str().as_bytes(), b"\n\n", key].concat();
-    Key::new(RecordKind::Value, *Digest::of(DigestFunction::Sha256, &name).hash())
 }
 
 impl Shared {

@@ -31,7 +31,7 @@ async fn disk() {
         uploads: Some(store.clone()),
         actions: Some(Arc::new(Completeness::new(results, store.clone(), codec))),
         hashes: Some(store.clone()),
-        values: Some(store.clone()),
+        values: Some(Arc::new(NamedValues::new(store.clone(), Arc::new(SystemClock)))),
         files: Some(store.clone()),
         ..Subject::new(store)
     };

@@ -1,12 +1,12 @@
 //! A store that is full: bounded, and what was used last stays.
 
 use crate::fixture::{
-    HeldClock, MIB, context, fetch, fresh, held, is_present, on_disk, open_with, put, until,
+    HeldClock, MIB, context, fetch, fresh, held, is_present, on_disk, open_with, put, put_value, until, value,
 };
 use futures::stream;
 use mortar_model::{
     Blob, BlobStore, BlobStoreExt, Context, Digest, DigestSet, Encoding, Kind, LocalFiles, Range, UploadId,
-    UploadSessions, Values, context::Promise,
+    UploadSessions, context::Promise,
 };
 use mortar_store::{DiskStore, Policy};
 
@@ -82,17 +82,16 @@ async fn values_count_and_go_too() {
     let clock = HeldClock::new();
     let store = open_with(directory.path(), SIZE, held(&clock)).await;
     let empty = store.stats().bytes;
-    Values::put(&*store, &context(), &[7; 32], "value".into()).await.unwrap();
+    put_value(&store, [7; 32], "value").await;
     assert_eq!((store.stats().values, store.stats().bytes), (1, empty + 4096));
     for _ in 0..200 {
         clock.advance(MINUTE);
         put(&*store, 100_000).await;
     }
-    assert_eq!(Values::get(&*store, &context(), &[7; 32]).await.unwrap(), None);
+    assert_eq!(value(&store, [7; 32]).await, None);
     for index in 0..=255 {
         clock.advance(MINUTE);
-        let value = fresh(100_000).1;
-        Values::put(&*store, &context(), &[index; 32], value).await.unwrap();
+        put_value(&store, [index; 32], fresh(100_000).1).await;
         assert!(store.stats().bytes <= SIZE);
     }
     assert_eq!(store.stats().blobs, 0);
@@ -104,7 +103,7 @@ async fn what_is_replaced_takes_no_room_for_good() {
     let store = open_with(directory.path(), SIZE, Policy::default()).await;
     let (kept, bytes) = put(&*store, 100_000).await;
     for _ in 0..400 {
-        Values::put(&*store, &context(), &[7; 32], fresh(100_000).1).await.unwrap();
+        put_value(&store, [7; 32], fresh(100_000).1).await;
         assert!(on_disk(directory.path()) <= SIZE);
     }
     assert_eq!(fetch(&*store, kept, Range::ALL).await.unwrap(), bytes);

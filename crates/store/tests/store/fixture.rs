@@ -5,7 +5,7 @@ use mortar_model::{
     BlobStore, BlobStoreExt, Clock, Context, Digest, DigestFunction, DigestSet, Error, Range,
     context::{Promise, RequestMetadata},
 };
-use mortar_store::{DiskConfig, DiskStore, Policy};
+use mortar_store::{DiskConfig, DiskStore, Policy, Record, RecordKind, Records};
 use mortar_testkit::codec::TableCodec;
 use mortar_testkit::conformance::Random;
 use std::{
@@ -224,4 +224,15 @@ pub fn memory_actions() -> Arc<dyn mortar_model::ActionCache> {
     let (blobs, codec) = (mortar_store::MemoryStore::new(1 << 30), Arc::new(TableCodec::default()));
     let results = Arc::new(mortar_store::Results::new(blobs.clone(), codec.clone()));
     Arc::new(mortar_store::Completeness::new(results, blobs, codec))
+}
+
+/// Keeps an opaque value.
+pub async fn put_value(store: &DiskStore, name: [u8; 32], content: impl Into<Bytes>) {
+    let record = Record { kind: RecordKind::Value, name, content: content.into() };
+    store.put_records(vec![record]).await.unwrap();
+}
+
+/// An opaque value.
+pub async fn value(store: &DiskStore, name: [u8; 32]) -> Option<Bytes> {
+    store.record(RecordKind::Value, name, true).await.unwrap()
 }

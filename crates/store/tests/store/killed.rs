@@ -2,7 +2,7 @@
 
 use crate::fixture::{PLENTY, balanced, config, context, fetch, files, open, walked};
 use bytes::Bytes;
-use mortar_model::{BlobStore, Digest, DigestFunction, Encoding, Range, UploadId, UploadSessions, Values};
+use mortar_model::{BlobStore, Digest, DigestFunction, Encoding, Range, UploadId, UploadSessions};
 use mortar_store::DiskStore;
 use mortar_testkit::{conformance::Random, faults};
 use std::{
@@ -51,7 +51,7 @@ async fn expect_whole(store: &DiskStore, digest: Digest, round: usize) {
     let bytes = fetch(store, digest, Range::ALL).await;
     let bytes = bytes.unwrap_or_else(|error| panic!("round {round}: what was acknowledged is gone: {error}"));
     assert_eq!(Digest::of(digest.function(), &bytes), digest);
-    let value = Values::get(store, &context(), digest.hash()).await.unwrap();
+    let value = crate::fixture::value(store, *digest.hash()).await;
     assert_eq!(value, Some(Bytes::copy_from_slice(digest.hash())), "round {round}");
 }
 
@@ -102,7 +102,7 @@ async fn write_forever(store: Arc<DiskStore>) {
         let length = [100, 5_000, 300_000][random.number() as usize % 3];
         let (digest, bytes) = random.blob(DigestFunction::Sha256, length);
         let value = Bytes::copy_from_slice(digest.hash());
-        Values::put(&*store, &context(), digest.hash(), value).await.unwrap();
+        crate::fixture::put_value(&store, *digest.hash(), value).await;
         if random.number().is_multiple_of(3) {
             let mut upload = store
                 .open(&context(), &UploadId(digest.hex().into()), digest, Encoding::Identity)

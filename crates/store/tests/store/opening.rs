@@ -1,7 +1,7 @@
 //! Who may open a directory, and what a restart brings back.
 
-use crate::fixture::{PLENTY, config, context, fetch, on_disk, open, put, until, walked};
-use mortar_model::{Range, Values};
+use crate::fixture::{PLENTY, config, fetch, on_disk, open, put, until, walked};
+use mortar_model::Range;
 use mortar_store::{DiskStore, Record, RecordKind, Records};
 use std::{fs, path::Path};
 
@@ -79,7 +79,7 @@ async fn everything_is_there_after_a_restart() {
     for (digest, bytes) in [small, large] {
         assert_eq!(fetch(&*store, digest, Range::ALL).await.unwrap(), bytes);
     }
-    assert_eq!(Values::get(&*store, &context(), &[7; 32]).await.unwrap().unwrap(), "value");
+    assert_eq!(crate::fixture::value(&store, [7; 32]).await.unwrap(), "value");
     let result = store.record(RecordKind::Result, [3; 32], true).await.unwrap();
     assert_eq!(result, Some("result".into()));
     walked(&store).await;
@@ -90,7 +90,7 @@ async fn everything_is_there_after_a_restart() {
 }
 
 async fn store_value(store: &DiskStore, value: &'static str) {
-    Values::put(store, &context(), &[7; 32], value.into()).await.unwrap();
+    crate::fixture::put_value(store, [7; 32], value).await;
 }
 
 #[tokio::test]
