@@ -3,6 +3,7 @@
 
 use crate::units::{Size, Span, count};
 use anyhow::{Context, bail};
+use mortar_server::LeaseTerms;
 use mortar_services::listener::Address;
 use serde::Deserialize;
 use std::{
@@ -27,6 +28,12 @@ pub struct ServeFlags {
     /// How much may be kept, such as 100GiB [default: 50GiB, or four fifths of a smaller disk].
     #[arg(long, env = "MORTAR_MAX_SIZE", value_name = "SIZE")]
     max_size: Option<Size>,
+    /// How long a blob stays that somebody was told is there, unless a write would be refused otherwise [default: 3h].
+    #[arg(long, env = "MORTAR_LEASE", value_name = "DURATION")]
+    lease: Option<Span>,
+    /// An invocation that makes no call for so long has ended; until then nothing that it was told of goes [default: 10min].
+    #[arg(long, env = "MORTAR_INVOCATION_GRACE", value_name = "DURATION")]
+    invocation_grace: Option<Span>,
     /// The time limit of actions that name none, such as 30min [default: 1h].
     #[arg(long, env = "MORTAR_DEFAULT_TIMEOUT", value_name = "DURATION")]
     default_timeout: Option<Span>,
@@ -75,6 +82,8 @@ struct File {
     listen: Option<String>,
     dir: Option<PathBuf>,
     max_size: Option<Size>,
+    lease: Option<Span>,
+    invocation_grace: Option<Span>,
     default_timeout: Option<Span>,
     max_timeout: Option<Span>,
     queue_timeout: Option<Span>,
@@ -116,6 +125,11 @@ impl ServeFlags {
         if max_size < MIN_MAX_SIZE {
             bail!("--max-size is {}; at least {} is needed", Size(max_size), Size(MIN_MAX_SIZE));
         }
+        let leases = Leases {
+            lease: self.lease.or(file.lease),
+            grace: self.invocation_grace.or(file.invocation_grace),
+        }
+        .settle()?;
         let scheduler = mortar_server::SchedulerConfig::default();
         let scheduler = Limits {
             default: self.default_timeout.or(file.default_timeout),
@@ -126,10 +140,45 @@ impl ServeFlags {
         check_directory(&directory)?;
         Ok(Settings {
             listen: listen.parse().context("--listen")?,
-            server: mortar_server::Settings { directory: directory.join("store"), max_size, scheduler },
+            server: mortar_server::Settings {
+                directory: directory.join("store"),
+                max_size,
+                leases,
+                scheduler,
+            },
             slots: WorkFlags { slots: work.slots.or(file.slots) }.settle()?,
             directory,
         })
+    }
+}
+
+/// The store counts uses in minutes since some of them ago; a lease must be well within what it counts.
+const LONGEST_LEASE: Duration = Duration::from_secs(14 * 24 * 60 * 60);
+
+/// What promises the store keeps, where that is given.
+struct Leases {
+    lease: Option<Span>,
+    grace: Option<Span>,
+}
+
+impl Leases {
+    fn settle(self) -> anyhow::Result<LeaseTerms> {
+        let given = LeaseTerms::default();
+        let lease = self.lease.map_or(given.lease, |span| span.0);
+        let grace = self.grace.map_or(given.grace.min(lease), |span| span.0);
+        for (flag, span, least) in [("--lease", lease, 60), ("--invocation-grace", grace, 1)] {
+            let least = Duration::from_secs(least);
+            if span < least {
+                bail!("{flag} is {}; at least {} is needed", Span(span), Span(least));
+            }
+        }
+        if lease > LONGEST_LEASE {
+            bail!("--lease is {}; at most {} is possible", Span(lease), Span(LONGEST_LEASE));
+        }
+        if grace > lease {
+            bail!("--invocation-grace is {}, which is longer than --lease, {}", Span(grace), Span(lease));
+        }
+        Ok(LeaseTerms { lease, grace })
     }
 }
 
@@ -253,6 +302,14 @@ mod tests {
     }
 
     #[test]
+    fn a_short_lease_bounds_the_grace_that_nobody_gave() {
+        let leases = settle("lease = \"5min\"", ServeFlags::default()).unwrap().server.leases;
+        assert_eq!(leases, LeaseTerms { lease: Duration::from_secs(300), grace: Duration::from_secs(300) });
+        let leases = settle("", ServeFlags::default()).unwrap().server.leases;
+        assert_eq!(leases, LeaseTerms::default());
+    }
+
+    #[test]
     fn what_cannot_be_meant_is_refused() {
         for (text, needle) in [
             ("max-sise = \"2GiB\"", "max-sise"),
@@ -263,6 +320,10 @@ mod tests {
             ("slots = 0", "at least 1"),
             ("default-timeout = \"2h\"\nmax-timeout = \"1h\"", "longer"),
             ("queue-timeout = \"0s\"", "at least 1s"),
+            ("lease = \"10s\"", "--lease is 10s; at least 1min"),
+            ("lease = \"400h\"", "--lease is 400h; at most"),
+            ("invocation-grace = \"10ms\"", "--invocation-grace is 10ms; at least 1s"),
+            ("lease = \"1h\"\ninvocation-grace = \"2h\"", "longer than --lease, 1h"),
             ("max-timeout = \"500ms\"", "--max-timeout is 500ms; at least 1s"),
         ] {
             let error = format!("{:#}", settle(text, ServeFlags::default()).unwrap_err());

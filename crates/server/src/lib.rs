@@ -15,4 +15,5 @@ mod worker_sessions;
 pub use assemble::{Server, Settings};
 pub use care::Care;
 pub use mortar_scheduler::{Config as SchedulerConfig, Scheduler, WorkerLink};
+pub use mortar_store::LeaseTerms;
 pub use rewind::RewindStats;

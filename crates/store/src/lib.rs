@@ -32,8 +32,8 @@ pub mod values;
 pub use chunked::{ChunkedBlobs, ChunkedFiles, ChunkedHashes, forget_chunks};
 pub use completeness::{Completeness, CompletenessStats};
 pub use disk::{
-    DiskConfig, DiskStore, Finding, Gate, Policy, Step, StoreStats, Verdict, VerifyOptions, VerifyReport,
-    VerifyStep,
+    DiskConfig, DiskStore, Finding, Gate, LeaseTerms, Policy, Step, StoreStats, Verdict, VerifyOptions,
+    VerifyReport, VerifyStep,
 };
 pub use existence_cache::ExistenceCache;
 pub use memory::MemoryStore;

@@ -84,6 +84,19 @@ fn a_filled_store_is_opened_in_another_process() {
     }
 }
 
+/// The store is written over before builds are measured again, and keeps its promises.
+#[test]
+fn builds_on_a_store_that_is_full() {
+    let directory = tempfile::tempdir().unwrap();
+    let flags = ["--fill=110", "--max-size=100MiB", "--concurrency=1", "--duration=400ms", "--content=text"];
+    let report = report(directory.path(), &flags);
+    let endurance = &report["endurance"];
+    assert!(endurance["filled_percent"].as_f64() >= Some(110.0), "{endurance}");
+    assert!(endurance["evictions"].as_u64() > Some(0), "{endurance}");
+    assert_eq!((&endurance["lease_violations"], &endurance["dangling_results"]), (&0.into(), &0.into()));
+    expect_numbers(endurance, &["throughput_ratio", "slowest_ratio", "refused", "promises"]);
+}
+
 #[test]
 fn cold_reads_and_shares_of_the_limits() {
     let directory = tempfile::tempdir().unwrap();

@@ -7,7 +7,10 @@ mod executing;
 
 use mortar_model::Context;
 use mortar_remote::{Endpoint, Options, Remote, Retry};
-use mortar_server::assemble::{Server, Settings};
+use mortar_server::{
+    LeaseTerms,
+    assemble::{Server, Settings},
+};
 use mortar_services::{
     Ports,
     listener::{self, Listener},
@@ -19,6 +22,7 @@ use std::{path::Path, sync::Arc, time::Duration};
 /// A server in this process, over a store of its own in `directory`.
 async fn serve(address: &str, directory: &Path) -> String {
     let settings = Settings {
+        leases: LeaseTerms::default(),
         directory: directory.join("data"),
         max_size: 2 << 30,
         scheduler: mortar_server::SchedulerConfig::default(),

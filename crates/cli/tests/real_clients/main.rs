@@ -12,6 +12,7 @@ mod casd;
 mod ccache;
 mod endpoints;
 mod foreign_server;
+mod full_store;
 mod kill_under_load;
 mod lost_blobs;
 mod repository_rules;

@@ -26,8 +26,8 @@ use mortar_model::{ActionCache, BlobStore, ChunkingParameters, Codec, LocalFiles
 use mortar_scheduler::{QueueExecutor, Scheduler};
 use mortar_services::{Operations, Ports, limits, listener::Listener};
 use mortar_store::{
-    ChunkedBlobs, ChunkedFiles, ChunkedHashes, Completeness, DiskConfig, DiskStore, NamedValues, ResultTier,
-    Results,
+    ChunkedBlobs, ChunkedFiles, ChunkedHashes, Completeness, DiskConfig, DiskStore, LeaseTerms, NamedValues,
+    Policy, ResultTier, Results,
 };
 use mortar_wire::{Protobuf, worker::worker_session_server::WorkerSessionServer};
 use std::{path::PathBuf, sync::Arc, time::Duration};
@@ -42,6 +42,8 @@ pub struct Settings {
     pub directory: PathBuf,
     /// How many bytes that may take.
     pub max_size: u64,
+    /// For how long promises hold.
+    pub leases: LeaseTerms,
     /// The limits of executions.
     pub scheduler: mortar_scheduler::Config,
 }
@@ -70,8 +72,9 @@ impl Server {
     /// Opens the store and puts everything on top of it. Nothing is listened to yet.
     pub fn assemble(settings: Settings) -> Result<Self> {
         let codec: Arc<dyn Codec> = Arc::new(Protobuf);
-        let store =
-            DiskStore::open(DiskConfig { directory: settings.directory, max_size: settings.max_size })?;
+        let disk = DiskConfig { directory: settings.directory, max_size: settings.max_size };
+        let policy = Policy { leases: settings.leases, ..Policy::default() };
+        let store = DiskStore::open_with(disk, policy)?;
         let chunking = ChunkingParameters::default();
         let chunked = ChunkedBlobs::new(store.clone(), store.clone(), Some(store.clone()), chunking)?;
         let blobs: Arc<dyn BlobStore> = Arc::new(chunked.clone());

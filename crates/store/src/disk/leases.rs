@@ -121,8 +121,8 @@ impl Leases {
             clock,
             started,
             opened,
-            grace: policy.grace,
-            lease: policy.lease,
+            grace: policy.leases.grace,
+            lease: policy.leases.lease,
             running: AtomicU16::new(bits | PINNED),
             state: Mutex::new(State { origin, floor: 0, invocations, stale: 0 }),
         };

@@ -164,11 +164,16 @@ impl Disk {
 
     /// So many bytes from `offset`, if the page cache holds them all.
     pub fn read_now(&self, offset: u64, length: usize) -> Option<Vec<u8>> {
-        self.medium.pass(Step::Read(&self.path)).ok()?;
         let mut bytes = vec![0; length];
-        let parts = &mut [io::IoSliceMut::new(&mut bytes)];
-        let read = rustix::io::preadv2(&self.file, parts, offset, rustix::io::ReadWriteFlags::NOWAIT);
-        (read == Ok(length)).then_some(bytes)
+        self.fill_now(offset, &mut bytes).then_some(bytes)
+    }
+
+    /// Fills `bytes` from `offset`, if the page cache holds them all.
+    pub fn fill_now(&self, offset: u64, bytes: &mut [u8]) -> bool {
+        let (length, parts) = (bytes.len(), &mut [io::IoSliceMut::new(bytes)]);
+        let now = rustix::io::ReadWriteFlags::NOWAIT;
+        self.medium.pass(Step::Read(&self.path)).is_ok()
+            && rustix::io::preadv2(&self.file, parts, offset, now) == Ok(length)
     }
 
     pub fn length(&self) -> io::Result<u64> {

@@ -5,7 +5,7 @@
 //! - `layout`: the directory and its owner · `medium`: all that is done to files · `key`: what is named
 //! - `frame`, `segments`, `scan`: records, the files they are in, all of one file · `log`: how they are appended
 //! - `table`: the index · `checkpoint`, `replay`: how it survives
-//! - `intake`, `files`, `pieces`: how blobs come in · `read`, `made`: how they go out · `records`: what else is kept
+//! - `intake`, `files`, `pieces`: how blobs come in · `read`, `buffers`, `made`: how they go out · `records`: what else is kept
 //! - `leases`, `pins`: what was promised · `room`, `usage`: what it takes · `keeper`, `sweep`, `reclaim`: making room
 //! - `squeeze`: compression of what rests · `uploads`: what outlives the process
 //! - `quarantine`, `strays`: what becomes of damaged things, and of files that nothing tells of · `verify`: looking for
@@ -14,6 +14,7 @@
 //!
 //! Completeness of action results, permissions and limits per request are left to others.
 
+mod buffers;
 mod checkpoint;
 mod files;
 mod frame;
@@ -53,6 +54,7 @@ pub use verify::{Finding, Verdict, VerifyOptions, VerifyReport, VerifyStep};
 
 use crate::{blocking::hop, frames, sessions::Sessions};
 use async_trait::async_trait;
+use buffers::Buffers;
 use bytes::Bytes;
 use checkpoint::{Checkpoint, Progress};
 use key::Key;
@@ -96,13 +98,26 @@ pub struct DiskConfig {
     pub max_size: u64,
 }
 
-/// What seldom needs to be changed, and the clock.
-#[derive(Clone)]
-pub struct Policy {
+/// For how long the store keeps what it promised.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LeaseTerms {
     /// What was promised stays so long, unless a write would be refused otherwise.
     pub lease: Duration,
     /// An invocation that makes no call for so long has ended; until then, nothing takes what it was promised.
     pub grace: Duration,
+}
+
+impl Default for LeaseTerms {
+    fn default() -> Self {
+        Self { lease: Duration::from_secs(3 * 60 * 60), grace: Duration::from_secs(10 * 60) }
+    }
+}
+
+/// What seldom needs to be changed, and the clock.
+#[derive(Clone)]
+pub struct Policy {
+    /// For how long promises hold.
+    pub leases: LeaseTerms,
     /// How long an upload that nobody continues is kept, if its room is not needed earlier.
     pub keep_uploads: Duration,
     /// How many of such uploads are kept; each holds a file open.
@@ -120,8 +135,7 @@ pub struct Policy {
 impl Default for Policy {
     fn default() -> Self {
         Self {
-            lease: Duration::from_secs(3 * 60 * 60),
-            grace: Duration::from_secs(10 * 60),
+            leases: LeaseTerms::default(),
             keep_uploads: Duration::from_secs(60 * 60),
             max_idle_uploads: 128,
             compress_after: Duration::from_secs(5 * 60),
@@ -225,6 +239,7 @@ struct Shared {
     compress_after: Duration,
     made: made::MadeFiles,
     keeper: keeper::Keeper,
+    buffers: Buffers,
     counters: stats::Counters,
     stock_taken: AtomicBool,
     /// Blobs that were purged since the start: a verification that runs must not take them up again.
@@ -280,6 +295,7 @@ impl Shared {
             compress_after: policy.compress_after,
             made: made::MadeFiles::default(),
             keeper: keeper::Keeper::default(),
+            buffers: Buffers::default(),
             counters: stats::Counters::default(),
             stock_taken: AtomicBool::new(false),
             purged: Mutex::default(),

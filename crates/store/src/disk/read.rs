@@ -1,5 +1,5 @@
-//! How blobs are read. Small ones come with their record in one read, from the page cache without leaving the thread; large
-//! ones in pieces on blocking threads, one piece ahead of the reader. Each record and each piece is checked as it
+//! How blobs are read. Small ones come with their record in one read, large ones in pieces: both from the page cache
+//! without leaving the thread; what is not there is read on blocking threads, one piece ahead of the reader. Each record and each piece is checked as it
 //! is read; what is damaged is quarantined and never passed on.
 
 use super::{
@@ -267,18 +267,59 @@ impl Reader {
         }
     }
 
-    fn chunks(self) -> impl Stream<Item = Result<Bytes>> + Send + use<> {
-        stream::unfold(self.ahead(), |next| async move {
-            match next?.await {
-                Ok((piece, reader)) => Some((Ok(piece), reader.ahead())),
-                Err(error) => Some((Err(error), None)),
-            }
-        })
+    /// The next piece, if it goes out as it lies on the disk and the page cache holds it: for so little no thread has to
+    /// be woken.
+    fn step_now(&mut self) -> Option<Bytes> {
+        let index = (self.part.start / PIECE) as usize;
+        let start = index as u64 * PIECE;
+        let end = (start + PIECE).min(self.opened.entry.size);
+        let is_whole = self.part.start == start && self.part.end >= end;
+        if !is_whole || self.opened.encoding != self.encoding {
+            return None;
+        }
+        let (at, length) = self.opened.pieces.place(index);
+        let bytes = self.shared.buffers.fill(length, |buffer| self.opened.disk.fill_now(at, buffer))?;
+        if !self.opened.pieces.matches(index, &bytes, self.shared.secret) {
+            // Reported by who reads it once more, on a thread that may block.
+            return None;
+        }
+        self.part.start = end;
+        Some(bytes)
     }
 
-    /// Begins to read the next piece, if there is one.
-    fn ahead(mut self) -> Option<Hop<(Bytes, Self)>> {
-        (!self.part.is_empty()).then(|| hop(move || self.step().map(|piece| (piece, self))))
+    fn chunks(self) -> impl Stream<Item = Result<Bytes>> + Send + use<> {
+        stream::unfold(Some(Next::Asked(self)), |next| async move { next?.piece().await })
+    }
+
+    /// Begins to read the next piece.
+    fn begin(mut self) -> Hop<(Bytes, Self)> {
+        hop(move || self.step().map(|piece| (piece, self)))
+    }
+}
+
+/// Where the next piece comes from.
+enum Next {
+    /// It is read when it is wanted.
+    Asked(Reader),
+    /// The last one had to be waited for, so this one is read ahead.
+    Ahead(Hop<(Bytes, Reader)>),
+}
+
+impl Next {
+    async fn piece(self) -> Option<(Result<Bytes>, Option<Self>)> {
+        let coming = match self {
+            Self::Asked(reader) if reader.part.is_empty() => return None,
+            Self::Asked(mut reader) => match reader.step_now() {
+                Some(piece) => return Some((Ok(piece), Some(Self::Asked(reader)))),
+                None => reader.begin(),
+            },
+            Self::Ahead(coming) => coming,
+        };
+        Some(match coming.await {
+            Ok((piece, reader)) if reader.part.is_empty() => (Ok(piece), None),
+            Ok((piece, reader)) => (Ok(piece), Some(Self::Ahead(reader.begin()))),
+            Err(error) => (Err(error), None),
+        })
     }
 }
 

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use mortar_model::{
     BlobStore, BlobStoreExt, Clock, Context, Digest, DigestSet, Kind, Range, Result, context::Promise,
 };
-use mortar_store::{DiskStore, Policy, StoreStats};
+use mortar_store::{DiskStore, LeaseTerms, Policy, StoreStats};
 use mortar_testkit::conformance::Random;
 use std::{
     sync::{
@@ -298,7 +298,10 @@ async fn no_jump_of_the_wall_clock_ends_a_lease() {
 async fn under_load_all_that_running_invocations_count_on_is_readable() {
     let directory = tempfile::tempdir().unwrap();
     let clock = HeldClock::new();
-    let policy = Policy { grace: Duration::from_secs(2 * MINUTE), ..held(&clock) };
+    let policy = Policy {
+        leases: LeaseTerms { grace: Duration::from_secs(2 * MINUTE), ..LeaseTerms::default() },
+        ..held(&clock)
+    };
     let store = open_with(directory.path(), SIZE, policy).await;
     let barrier = Arc::new(Barrier::new(4));
     let builds =

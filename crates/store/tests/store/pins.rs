@@ -2,15 +2,15 @@
 
 use crate::fixture::{HeldClock, config, context, fetch, fresh, is_present, put};
 use mortar_model::{BlobStoreExt, Digest, DigestSet, Kind, Pins, Range};
-use mortar_store::{DiskStore, Policy};
+use mortar_store::{DiskStore, LeaseTerms, Policy};
 use std::{path::Path, sync::Arc, time::Duration};
 
 const SIZE: u64 = 16 << 20;
 
 /// Nothing is leased, so all goes that is not pinned.
 fn open(directory: &Path, clock: &Arc<HeldClock>) -> Arc<DiskStore> {
-    let (lease, grace) = (Duration::ZERO, Duration::ZERO);
-    let policy = Policy { lease, grace, clock: clock.clone(), ..Policy::default() };
+    let leases = LeaseTerms { lease: Duration::ZERO, grace: Duration::ZERO };
+    let policy = Policy { leases, clock: clock.clone(), ..Policy::default() };
     DiskStore::open_with(config(directory, SIZE), policy).unwrap()
 }
 

@@ -5,7 +5,7 @@ use crate::fixture::{
 };
 use bytes::Bytes;
 use mortar_model::{Digest, Encoding, Kind, Upload, UploadId, UploadSessions};
-use mortar_store::{DiskStore, Policy};
+use mortar_store::{DiskStore, LeaseTerms, Policy};
 use std::{
     path::Path,
     sync::{
@@ -26,7 +26,7 @@ fn id(name: impl ToString) -> UploadId {
 
 async fn small(directory: &Path) -> (Arc<DiskStore>, Arc<HeldClock>) {
     let clock = HeldClock::new();
-    let policy = Policy { lease: LEASE, ..held(&clock) };
+    let policy = Policy { leases: LeaseTerms { lease: LEASE, ..LeaseTerms::default() }, ..held(&clock) };
     (open_with(directory, SIZE, policy).await, clock)
 }
 

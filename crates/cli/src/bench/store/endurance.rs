@@ -34,6 +34,8 @@ const BUILD: (usize, usize, usize) = (10, 8, 2);
 const REMEMBERED: usize = 4096;
 /// Parts of the duration that are told apart.
 const SLICES: u32 = 10;
+/// Before a refused write is repeated.
+const REST: Duration = Duration::from_millis(200);
 /// Blobs that are written at the same time to fill the store.
 const WRITERS: usize = 64;
 
@@ -108,7 +110,13 @@ async fn fill(ports: &Ports, sizes: &Sizes, bytes: u64, tally: &Tally) -> Result
     });
     let writes = blobs.map(|blob| async move {
         let (digest, bytes) = (blob.digest, blob.into_bytes());
-        ports.blobs.write_bytes(&Context::internal(), digest, bytes).await
+        loop {
+            match ports.blobs.write_bytes(&Context::internal(), digest, bytes.clone()).await {
+                // The builds before have left it no room; that comes back when they have ended.
+                Err(error) if error.retry_after().is_some() => tokio::time::sleep(REST).await,
+                written => return written,
+            }
+        }
     });
     stream::iter(writes).buffer_unordered(WRITERS).try_collect::<()>().await?;
     Ok(())

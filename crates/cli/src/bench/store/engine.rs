@@ -3,12 +3,13 @@
 use super::super::plain_files::PlainFiles;
 use anyhow::{Context, Result, ensure};
 use mortar_model::{ActionCache, BlobStore, Codec};
-use mortar_store::{Completeness, DiskConfig, DiskStore, Results};
+use mortar_store::{Completeness, DiskConfig, DiskStore, LeaseTerms, Policy, Results};
 use mortar_wire::Protobuf;
 use std::{
     fs, io,
     path::{Path, PathBuf},
     sync::Arc,
+    time::Duration,
 };
 
 /// Which store.
@@ -29,6 +30,7 @@ pub(super) struct Place {
     pub(super) directory: PathBuf,
     pub(super) max_size: u64,
     engine: Engine,
+    leases: LeaseTerms,
 }
 
 /// The ports of a store, as workers share them.
@@ -59,7 +61,13 @@ impl Place {
             Engine::Disk => "disk",
             Engine::Files => "files",
         };
-        Ok(Self { directory: directory.join(name), max_size, engine })
+        Ok(Self { directory: directory.join(name), max_size, engine, leases: LeaseTerms::default() })
+    }
+
+    /// A build that made no call for so long has ended.
+    pub(super) fn with_grace(mut self, grace: Duration) -> Self {
+        self.leases.grace = grace;
+        self
     }
 
     /// Opens the store.
@@ -67,7 +75,9 @@ impl Place {
         match self.engine {
             Engine::Disk => {
                 let config = DiskConfig { directory: self.directory.clone(), max_size: self.max_size };
-                let (disk, codec): (_, Arc<dyn Codec>) = (DiskStore::open(config)?, Arc::new(Protobuf));
+                let policy = Policy { leases: self.leases, ..Policy::default() };
+                let (disk, codec): (_, Arc<dyn Codec>) =
+                    (DiskStore::open_with(config, policy)?, Arc::new(Protobuf));
                 let kept = Arc::new(Results::new(disk.clone(), codec.clone()));
                 let actions: Arc<dyn ActionCache> = Arc::new(Completeness::new(kept, disk.clone(), codec));
                 Ok(Ports { blobs: disk.clone(), actions: Some(actions), disk: Some(disk) })

@@ -15,7 +15,7 @@ mod report;
 mod scenarios;
 
 use super::{LoadFlags, machine::Machine, progress::Progress, told};
-use crate::units::Size;
+use crate::units::{Size, Span};
 use anyhow::{bail, ensure};
 use engine::Engine;
 use report::Report;
@@ -45,6 +45,9 @@ pub(super) struct Args {
     /// Instead of the scenarios: write this percentage of the store's size, then let builds run for the duration.
     #[arg(long, value_name = "PERCENT", conflicts_with_all = ["blobs", "cold", "scenarios"])]
     fill: Option<u16>,
+    /// A build that made no call for so long has ended: what it was promised may go.
+    #[arg(long, value_name = "DURATION", default_value = "5s")]
+    invocation_grace: Span,
     /// Measure this machine's own limits too, and tell figures as shares of them.
     #[arg(long)]
     limits: bool,
@@ -65,7 +68,8 @@ pub(super) async fn run(args: Args) -> anyhow::Result<()> {
     );
     let (duration, _) = (args.load.duration()?, args.load.large_size()?);
     let chosen = scenarios::choose(&args.load.scenarios, args.blobs.is_some())?;
-    let place = engine::Place::claim(&args.directory, args.engine, args.max_size.0)?;
+    let place = engine::Place::claim(&args.directory, args.engine, args.max_size.0)?
+        .with_grace(args.invocation_grace.0);
     if let (true, Some(blobs)) = (args.probe, args.blobs) {
         let opening = opening::measure(&place, &fill::Numbered::of(&args, blobs), duration).await?;
         println!("{}", serde_json::to_string(&opening)?);
