@@ -24,27 +24,35 @@ const PAYLOAD_AT: usize = 72;
 const CONTENT: u8 = 1;
 
 /// Harms a blob wherever it lies below `data`: in files that have its hash in their names, and in records of segments.
-/// Whether there was one.
+/// Whether there was one. What the store itself removes meanwhile is left out.
 pub fn harm(data: &Path, hash: &[u8; 32], harm: Harm) -> Result<bool> {
     let hex: String = hash.iter().map(|byte| format!("{byte:02x}")).collect();
     let mut found = false;
     for path in files_below(data)? {
-        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        if name.contains(&hex) {
-            found = true;
-            match harm {
-                Harm::Remove => fs::remove_file(&path)?,
-                Harm::Flip => overwrite(&path, 0, |byte| byte ^ 1, 1)?,
-            }
-        } else if path.parent().is_some_and(|above| above.ends_with("segments")) {
-            found |= harm_records(&path, hash, harm)?;
+        match harm_file(&path, &hex, hash, harm) {
+            Ok(harmed) => found |= harmed,
+            Err(_) if !path.exists() => {}
+            Err(error) => return Err(error.context(format!("harming `{}`", path.display()))),
         }
     }
     Ok(found)
 }
 
+fn harm_file(path: &Path, hex: &str, hash: &[u8; 32], harm: Harm) -> Result<bool> {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    if name.contains(hex) {
+        match harm {
+            Harm::Remove => fs::remove_file(path)?,
+            Harm::Flip => overwrite(path, 0, |byte| byte ^ 1, 1)?,
+        }
+        return Ok(true);
+    }
+    let is_segment = path.parent().is_some_and(|above| above.ends_with("segments"));
+    Ok(is_segment && harm_records(path, hash, harm)?)
+}
+
 fn harm_records(path: &Path, hash: &[u8; 32], harm: Harm) -> Result<bool> {
-    let bytes = fs::read(path).with_context(|| format!("cannot read `{}`", path.display()))?;
+    let bytes = fs::read(path)?;
     let is_content = |start: usize| {
         bytes.get(start..start + 5) == Some(&[RECORD, &[CONTENT]].concat())
             && bytes.get(start + HASH_AT..start + PAYLOAD_AT) == Some(hash)
@@ -76,7 +84,11 @@ fn overwrite(path: &Path, at: u64, change: impl Fn(u8) -> u8, length: usize) -> 
 
 fn files_below(directory: &Path) -> Result<Vec<PathBuf>> {
     let mut found = Vec::new();
-    for entry in fs::read_dir(directory).with_context(|| format!("cannot list `{}`", directory.display()))? {
+    let entries = match fs::read_dir(directory) {
+        Err(_) if !directory.exists() => return Ok(found),
+        entries => entries.with_context(|| format!("cannot list `{}`", directory.display()))?,
+    };
+    for entry in entries {
         let entry = entry?;
         let kind = entry.file_type()?;
         if kind.is_dir() {

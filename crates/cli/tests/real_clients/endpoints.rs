@@ -5,7 +5,9 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use mortar_model::{Digest, DigestFunction};
 use mortar_testkit::bazel::{Bazel, Project};
+use mortar_testkit::http;
 use mortar_testkit::mortar;
 use mortar_testkit::process::Running;
 
@@ -49,5 +51,23 @@ fn bazel_that_speaks_tls_fails_and_the_log_names_the_fix() -> Result<()> {
 
     bazel.set_flags(&[&format!("--remote_executor={}", server.mortar.grpc())]);
     assert_all_remote(bazel.build(&[], &["//gen:all"])?.success()?);
+    Ok(())
+}
+
+#[test]
+fn metrics_are_those_of_what_was_done() -> Result<()> {
+    let server = up()?;
+    let blob = b"kept";
+    let path = format!("/cas/{}", Digest::of(DigestFunction::Sha256, blob).hex());
+    assert_eq!(http::put(server.mortar.address(), &path, blob)?.status, 200);
+    let answer = http::get(server.mortar.address(), "/metrics")?;
+    assert_eq!(answer.status, 200);
+    let text = String::from_utf8(answer.body)?;
+    let value = |name: &str| text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+    assert_eq!(value("mortar_store_blobs"), Some("1"), "{text}");
+    assert_eq!(value("mortar_workers"), Some("1"), "{text}");
+    assert_eq!(value("mortar_lease_violations_total"), Some("0"), "{text}");
+    assert!(value("mortar_received_bytes_total").context("no bytes")?.parse::<u64>()? > 0, "{text}");
+    assert!(text.ends_with("# EOF\n"), "{text}");
     Ok(())
 }

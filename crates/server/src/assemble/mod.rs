@@ -15,6 +15,7 @@ mod encoded;
 use crate::{
     care::Care,
     look_up::LookUp,
+    metrics,
     requirements::StoredActions,
     rewind::{Parts, Rewinder, Rewinding},
     status_page::{self, Page},
@@ -142,7 +143,8 @@ impl Server {
             operations: self.operations.clone(),
             traffic: listener.traffic(),
         };
-        let more = own.routes().into_axum_router().reset_fallback().merge(status_page::router(page));
+        let more = own.routes().into_axum_router().reset_fallback().merge(status_page::router(page.clone()));
+        let more = more.merge(metrics::router(page));
         mortar_services::router(&self.ports, Some(self.operations.clone()), more)
     }
 }
