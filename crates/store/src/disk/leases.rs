@@ -2,8 +2,10 @@
 //!
 //! Each entry of the index has a use beside it: a minute, and a bit for each running invocation that was promised the
 //! thing. While one of those invocations runs, and for a grace after its last call, the thing is *hard*: nothing evicts
-//! it. Then it is *soft* for the rest of the lease: it goes only before a write would be refused. There are bits for
-//! some invocations; those beyond share one, and end together.
+//! it. Then it is *soft* for the rest of the lease: it goes only before a write would be refused. Bits are few: while most
+//! of them are free, each invocation has one of its own; when they get scarce, those that begin in the same part of the
+//! grace share one, and it ends with the last of them. Nobody joins a bit that another one was begun after, so that each
+//! ends some day, however many invocations come and go.
 
 use super::{Policy, table::Touch};
 use mortar_model::{Clock, Context, clock::since_epoch, context::Promise};
@@ -17,10 +19,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// Invocations with a bit of their own.
-const OWN_BITS: u16 = 13;
-/// Of all other invocations.
-const SHARED: u16 = 1 << 13;
+/// Bits for running invocations.
+const BITS: u16 = 14;
+/// While no more bits than that are free, invocations share them.
+const SCARCE: usize = 5;
+/// Those that share a bit begin within this part of the grace, as long as there is another bit for those after.
+const PART_OF_GRACE: u32 = 4;
 /// Of what is pinned.
 pub(super) const PINNED: u16 = 1 << 14;
 /// Minutes are kept within 16 bits by moving their origin by so many.
@@ -38,13 +42,14 @@ pub(super) struct Leases {
     state: Mutex<State>,
 }
 
-#[derive(Default)]
 struct State {
     /// Minutes since the epoch at minute 0 of a use.
     origin: u64,
     /// What was touched up to then, nobody knows: a crash was in between.
     floor: u16,
     invocations: HashMap<String, Running>,
+    /// The bit that was begun last, and when. Only this one is shared, even after all that had it have ended.
+    youngest: (u16, Instant),
     /// Bits of invocations that have ended, which entries may still have.
     stale: u16,
 }
@@ -52,6 +57,29 @@ struct State {
 struct Running {
     bit: u16,
     last_call: Instant,
+}
+
+impl State {
+    /// Bits of those that run.
+    fn running(&self) -> u16 {
+        self.invocations.values().fold(0, |bits, running| bits | running.bit)
+    }
+
+    fn bit_for_a_new_one(&mut self, now: Instant, part: Duration) -> u16 {
+        let (youngest, begun) = self.youngest;
+        let running = self.running();
+        let taken = running | self.stale | youngest;
+        let free: Vec<u16> = (0..BITS).map(|bit| 1 << bit).filter(|bit| taken & bit == 0).collect();
+        let shares = free.len() <= SCARCE && now < begun + part;
+        match free.first() {
+            Some(bit) if !shares => {
+                self.stale |= youngest & !running;
+                self.youngest = (*bit, now);
+                *bit
+            }
+            _ => youngest,
+        }
+    }
 }
 
 /// What one call promises, to be applied to each entry that it is about.
@@ -116,15 +144,16 @@ impl Leases {
         let origin = if saved.origin == 0 { opened.saturating_sub(1) } else { saved.origin };
         let running = |(bit, name)| (name, Running { bit, last_call: started });
         let invocations: HashMap<_, _> = saved.invocations.into_iter().map(running).collect();
-        let bits = invocations.values().fold(0, |bits, running| bits | running.bit);
+        let youngest = (invocations.values().map(|running| running.bit).max().unwrap_or(1), started);
+        let state = State { origin, floor: 0, invocations, youngest, stale: 0 };
         let leases = Self {
             clock,
             started,
             opened,
             grace: policy.leases.grace,
             lease: policy.leases.lease,
-            running: AtomicU16::new(bits | PINNED),
-            state: Mutex::new(State { origin, floor: 0, invocations, stale: 0 }),
+            running: AtomicU16::new(state.running() | PINNED),
+            state: Mutex::new(state),
         };
         if !clean {
             let now = leases.minute();
@@ -153,9 +182,7 @@ impl Leases {
             running.last_call = now;
             return running.bit;
         }
-        let taken = state.invocations.values().fold(state.stale, |bits, running| bits | running.bit);
-        let own = (0..OWN_BITS).map(|bit| 1 << bit).find(|bit| taken & bit == 0);
-        let bit = own.unwrap_or(SHARED);
+        let bit = state.bit_for_a_new_one(now, self.grace / PART_OF_GRACE);
         state.invocations.insert(invocation.into(), Running { bit, last_call: now });
         self.running.fetch_or(bit, Ordering::Relaxed);
         bit
@@ -167,10 +194,10 @@ impl Leases {
         let now = self.clock.now();
         let mut state = self.state.lock();
         let grace = self.grace;
-        let before = state.invocations.values().fold(0, |bits, running| bits | running.bit);
+        let before = state.running();
         state.invocations.retain(|_, running| now.saturating_duration_since(running.last_call) < grace);
-        let after = state.invocations.values().fold(0, |bits, running| bits | running.bit);
-        state.stale |= before & !after;
+        let after = state.running();
+        state.stale |= before & !after & !state.youngest.0;
         self.running.store(after | PINNED, Ordering::Relaxed);
         state.stale
     }

@@ -43,6 +43,8 @@ impl Shared {
             return;
         };
         let (mut copies, mut length) = (Vec::new(), 0);
+        // Somebody waits for the room, and compressing would take longer than copying.
+        let in_need = cut != Cut::default();
         // What was removed must not come back from an older record, were the index ever made anew.
         let has_older = self.segments.from(0).first().is_some_and(|(first, _)| *first < number);
         for (place, header, payload) in scan.by_ref() {
@@ -79,7 +81,11 @@ impl Shared {
             let Some(entry) = self.table.get(&header.key).filter(|entry| entry.place == place) else {
                 continue;
             };
-            let copy = self.copy_of(place, header, payload, Some(&entry));
+            let (encoding, payload) = match in_need {
+                true => (header.encoding, payload),
+                false => self.shrunk(&header, payload),
+            };
+            let copy = self.copy_of(place, Header { encoding, ..header }, payload, Some(&entry));
             length += HEADER + copy.payload.len();
             copies.push(copy);
             if length >= GROUP {
@@ -103,11 +109,10 @@ impl Shared {
 
     fn copy_of(&self, place: Place, header: Header, payload: Bytes, entry: Option<&Entry>) -> Append {
         let file = entry.filter(|entry| entry.form == Form::File);
-        let (encoding, payload) = self.shrunk(&header, payload);
         Append {
             role: header.role,
             key: header.key,
-            encoding,
+            encoding: header.encoding,
             size: header.size,
             payload,
             blocks: file.map_or(0, |file| file.stored),

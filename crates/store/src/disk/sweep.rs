@@ -22,8 +22,9 @@ use std::{
 
 /// How often it is tried anew to make room, having seen what came of the last time.
 const ATTEMPTS: usize = 4;
-/// A segment of which less can be had, in hundredths, is copied only where there is no other way.
-const WORTH: u64 = 5;
+/// A segment of which less can be had, in hundredths, is not copied, by attempt: what is copied waits for the same disk as
+/// those for whom the room is made. The last only where something would be refused otherwise.
+const WORTH: [u64; ATTEMPTS] = [25, 10, 0, 0];
 
 /// What goes: everything of a kind that was used no later than this minute.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -143,11 +144,11 @@ impl Shared {
             let dead = if attempt == 0 { dead / 2 } else { 0 };
             let cut = census.cut((before - target).saturating_sub(dead), urgent);
             self.sweep_files(cut, before - target);
-            if self.total() > target {
-                let least = if attempt == 0 { WORTH } else { 0 };
+            let least = WORTH[attempt];
+            if self.total() > target && (least > 0 || urgent) {
                 self.sweep_segments(cut, target, least);
             }
-            if attempt > 0 && self.total() >= before {
+            if least == 0 && self.total() >= before {
                 return;
             }
         }

@@ -156,7 +156,7 @@ async fn what_nobody_counts_on_any_more_goes_before_what_is_leased() {
 }
 
 #[tokio::test]
-async fn more_invocations_than_bits_share_one() {
+async fn invocations_that_begin_together_share_what_bits_there_are() {
     let directory = tempfile::tempdir().unwrap();
     let clock = HeldClock::new();
     let store = open_with(directory.path(), SIZE, held(&clock)).await;
@@ -167,15 +167,34 @@ async fn more_invocations_than_bits_share_one() {
     assert_eq!(store.stats().invocations, 20);
     expect_refused(&write(&store, &context(), 5_000_000).await.unwrap_err());
     assert!(all_present(&store, &promised).await);
-    // One of those that share a bit goes on; so all of them do, and nobody else.
+    // The last of those that share a bit goes on; so all of them do, and nobody else.
     clock.advance(GRACE - MINUTE);
     let last: DigestSet = promised[19..].iter().copied().collect();
     assert!(store.find_missing(&invocation(19), &last).await.unwrap().is_empty());
     clock.advance(2 * MINUTE);
     write(&store, &context(), 7_000_000).await.unwrap();
-    assert!(all_present(&store, &promised[13..]).await);
-    assert!(!all_present(&store, &promised[..13]).await);
+    assert!(all_present(&store, &promised[8..]).await);
+    assert!(!all_present(&store, &promised[..8]).await);
     assert_eq!(store.stats().invocations, 1);
+}
+
+/// However many invocations overlap without end, what the early ones were promised may go some day.
+#[tokio::test]
+async fn invocations_that_never_cease_do_not_keep_everything() {
+    let directory = tempfile::tempdir().unwrap();
+    let clock = HeldClock::new();
+    let store = open_with(directory.path(), SIZE, held(&clock)).await;
+    let long = write(&store, &invocation("long"), 100_000).await.unwrap();
+    let asked: DigestSet = [long].into_iter().collect();
+    // Three a minute, so that some thirty run at any time; 30 MB in all.
+    for number in 0..300 {
+        write(&store, &invocation(number), 100_000).await.unwrap();
+        assert!(store.find_missing(&invocation("long"), &asked).await.unwrap().is_empty());
+        clock.advance(MINUTE / 3);
+    }
+    assert!(store.stats().evictions > 100, "{:?}", store.stats());
+    assert_eq!((store.stats().refused, store.stats().lease_violations), (0, 0));
+    assert!(all_present(&store, &[long]).await);
 }
 
 #[tokio::test]
