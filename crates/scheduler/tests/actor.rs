@@ -9,8 +9,8 @@ use mortar_model::{
     session::{self, ExecutionId, FromWorker, Hello, Run, ToWorker},
 };
 use mortar_scheduler::{
-    ActionRequirements, ActionSource, Config, QueueExecutor, Scheduler, Status, Submission, Ticket, Update,
-    WorkerLink,
+    ActionRequirements, ActionSource, Config, KnownPool, Need, PoolBook, QueueExecutor, Scheduler, Status,
+    Submission, Ticket, Update, WorkerLink,
 };
 use std::{
     future::Future,
@@ -41,7 +41,7 @@ async fn soon<T>(future: impl Future<Output = T>) -> T {
 }
 
 fn hello(name: &str) -> Hello {
-    Hello { version: session::VERSION, name: name.to_owned(), slots: 1, platform: Platform::default() }
+    Hello { version: session::VERSION, name: name.to_owned(), slots: 1, ..Hello::default() }
 }
 
 fn digest(name: &str) -> Digest {
@@ -58,10 +58,14 @@ fn outcome() -> Outcome {
     }
 }
 
+fn submission(action_digest: Digest) -> Submission {
+    let platform = Platform::default();
+    Submission { action_digest, platform, priority: 0, merge: true, need: Need::default() }
+}
+
 async fn submit(scheduler: &Scheduler, name: &str) -> Ticket {
     let action_digest = digest(name);
-    let submission = Submission { action_digest, platform: Platform::default(), priority: 0, merge: true };
-    scheduler.submit(Context::internal(), submission).await.unwrap()
+    scheduler.submit(Context::internal(), submission(action_digest)).await.unwrap()
 }
 
 async fn done(ticket: &mut Ticket) -> Result<Box<Outcome>> {
@@ -77,7 +81,7 @@ async fn command(link: &mut WorkerLink) -> Option<ToWorker> {
     loop {
         match soon(link.commands.recv()).await {
             Some(ToWorker::Heartbeat) => drop(link.reports.send(FromWorker::Heartbeat).await),
-            Some(ToWorker::Welcome { .. }) => {}
+            Some(ToWorker::Welcome { .. } | ToWorker::Delivered(_)) => {}
             other => return other,
         }
     }
@@ -303,9 +307,10 @@ async fn a_worker_of_another_version_or_without_slots_is_refused() {
     assert_eq!(
         error.to_string(),
         format!(
-            "worker `new` speaks version {} of the session protocol; this server speaks version {}\n\
+            "worker `new` speaks version {} of the session protocol; this server speaks versions {} to {}\n\
              Hint: run the same release of mortar on the worker and on the server",
             session::VERSION + 1,
+            session::OLDEST_VERSION,
             session::VERSION
         )
     );
@@ -329,9 +334,7 @@ async fn shutdown_waits_for_what_runs() {
     assert!(done(&mut running).await.is_ok());
     soon(closing).await.unwrap();
     assert!(command(&mut link).await.is_none());
-    let submission =
-        Submission { action_digest: digest("c"), platform: Platform::default(), priority: 0, merge: true };
-    assert!(scheduler.submit(Context::internal(), submission).await.is_err());
+    assert!(scheduler.submit(Context::internal(), submission(digest("c"))).await.is_err());
     assert!(scheduler.attach(hello("late")).await.is_err());
     assert!(scheduler.status().await.closing);
 }

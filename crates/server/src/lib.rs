@@ -7,6 +7,8 @@ pub mod bazelrc;
 pub mod care;
 mod look_up;
 mod missing;
+mod operation_journal;
+mod pool_book;
 mod requirements;
 mod rewind;
 mod status_page;
@@ -14,5 +16,5 @@ mod worker_sessions;
 
 pub use assemble::{Server, Settings};
 pub use care::Care;
-pub use mortar_scheduler::{Config as SchedulerConfig, Scheduler, WorkerLink};
+pub use mortar_scheduler::{Abandoned, Config as SchedulerConfig, KnownPool, Scheduler, WorkerLink};
 pub use rewind::RewindStats;

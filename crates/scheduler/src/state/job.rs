@@ -1,17 +1,23 @@
 //! One action in flight, however many clients wait for it and however many attempts it takes.
 
-use super::{Loss, Submitted, TicketId, WorkerId};
+use super::{Loss, Submitted, TicketId, WorkerId, classes::ClassId, need::Demand};
 use crate::Failure;
 use mortar_model::{
-    Context, Digest, ExecutionMetadata, InstanceName, Kind, Outcome, Platform, Stage, session::ExecutionId,
+    Context, Digest, ExecutionMetadata, InstanceName, Kind, Outcome, Stage, session::ExecutionId,
 };
-use std::{collections::BTreeSet, fmt, sync::Arc, time::Instant};
+use std::{fmt, sync::Arc, time::Instant};
 
 /// Where a job stands in the queue: by priority, then by arrival.
 pub(super) type Order = (i32, u64);
 
-/// What identical actions have in common.
-pub(super) type MergeKey = (InstanceName, Digest);
+/// By what a job is found: by another client's wish for the same, or by the worker that holds it from before a restart.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Identity {
+    /// What identical actions have in common.
+    Action(InstanceName, Digest),
+    /// Of what must not be shared: the operation.
+    Operation(Arc<str>),
+}
 
 /// An action in flight. Named after the ticket that brought it.
 #[derive(Debug)]
@@ -19,10 +25,12 @@ pub(super) struct Job {
     pub(super) id: TicketId,
     pub(super) context: Context,
     pub(super) action_digest: Digest,
-    pub(super) platform: Arc<Platform>,
+    pub(super) demand: Arc<Demand>,
+    pub(super) class: ClassId,
     pub(super) order: Order,
     pub(super) merge: bool,
-    pub(super) waiters: BTreeSet<TicketId>,
+    /// In order of arrival; nearly always one.
+    pub(super) waiters: Vec<TicketId>,
     pub(super) metadata: ExecutionMetadata,
     pub(super) setbacks: Vec<Setback>,
     pub(super) place: Place,
@@ -33,6 +41,8 @@ pub(super) struct Job {
 pub(super) enum Place {
     /// In the queue.
     Queued { since: Instant },
+    /// It ran when an earlier run of the server ended, and its worker has until then to bring it along.
+    Recalled { until: Instant },
     /// On a worker.
     Running { worker: WorkerId, execution: ExecutionId },
 }
@@ -53,29 +63,36 @@ pub(super) enum Cause {
 }
 
 impl Job {
-    pub(super) fn new(now: Instant, arrival: u64, submitted: Submitted, platform: Arc<Platform>) -> Self {
+    pub(super) fn new(
+        submitted: Submitted,
+        demand: Arc<Demand>,
+        class: ClassId,
+        arrival: u64,
+        place: Place,
+    ) -> Self {
         let Submitted { ticket, context, submission, queued } = submitted;
         Self {
             id: ticket,
             context,
             action_digest: submission.action_digest,
-            platform,
+            demand,
+            class,
             order: (submission.priority, arrival),
             merge: submission.merge,
-            waiters: BTreeSet::from([ticket]),
+            waiters: vec![ticket],
             metadata: ExecutionMetadata { queued: Some(queued), ..ExecutionMetadata::default() },
             setbacks: Vec::new(),
-            place: Place::Queued { since: now },
+            place,
         }
     }
 
-    pub(super) fn merge_key(&self) -> MergeKey {
-        (self.context.instance.clone(), self.action_digest)
+    pub(super) fn identity(&self) -> Option<Identity> {
+        Identity::of(&self.context, self.action_digest, self.merge)
     }
 
     pub(super) fn stage(&self) -> Stage {
         match self.place {
-            Place::Queued { .. } => Stage::Queued,
+            Place::Queued { .. } | Place::Recalled { .. } => Stage::Queued,
             Place::Running { .. } => Stage::Executing,
         }
     }
@@ -116,6 +133,17 @@ impl Job {
         outcome.message.push_str(&format!("This was attempt {}.", self.attempt()));
         for setback in &self.setbacks {
             outcome.message.push_str(&format!(" Before it, {setback}."));
+        }
+    }
+}
+
+impl Identity {
+    /// None where nothing that is known of it tells it from its like.
+    pub(super) fn of(context: &Context, action: Digest, merge: bool) -> Option<Self> {
+        match &context.operation {
+            _ if merge => Some(Self::Action(context.instance.clone(), action)),
+            Some(operation) => Some(Self::Operation(operation.name.as_str().into())),
+            None => None,
         }
     }
 }
