@@ -209,7 +209,8 @@ impl Actor {
 
     fn send(&mut self, worker: WorkerId, message: ToWorker) -> Option<Event> {
         let session = self.workers.get(&worker)?;
-        let needed = !matches!(message, ToWorker::Heartbeat);
+        // What is not confirmed is told again.
+        let needed = !matches!(message, ToWorker::Heartbeat | ToWorker::Delivered(_));
         let loss = match session.commands.try_send(message) {
             Ok(()) => return None,
             Err(TrySendError::Closed(_)) => Loss::Disconnected,

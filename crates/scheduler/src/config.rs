@@ -69,7 +69,7 @@ impl Default for Config {
             max_attempts: 3,
             heartbeat_interval: Duration::from_secs(5),
             reattach_grace: Duration::from_secs(3),
-            recall_grace: Duration::from_secs(15),
+            recall_grace: Duration::from_secs(5),
             patience: Duration::from_secs(10),
             abandoned: Abandoned::FinishWhenIdle,
             default_timeout: Duration::from_secs(60 * 60),

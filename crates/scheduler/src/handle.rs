@@ -71,8 +71,9 @@ impl Scheduler {
     /// Begins the session of a worker. The first command is the welcome.
     pub async fn attach(&self, hello: Hello) -> Result<WorkerLink> {
         check(&hello)?;
-        // Room for a run and a cancel of each slot, and some talk; a worker that lets more lie is given up.
-        let (sender, commands) = mpsc::channel(2 * hello.slots as usize + 16);
+        // Room for a run, a cancel and a confirmation of each slot and of what it brings along, and some talk; a worker
+        // that lets more lie is given up.
+        let (sender, commands) = mpsc::channel(3 * hello.slots as usize + hello.held.len() + 16);
         let (reports, receiver) = mpsc::channel(REPORTS);
         let request = Request::Attach { hello, commands: sender, reports: receiver };
         self.requests.send(request).await.map_err(|_| stopped())?;
