@@ -356,7 +356,7 @@ impl State {
 
     fn progress(&self, id: TicketId) -> Option<Update> {
         let job = self.jobs.get(&id)?;
-        let mut metadata = job.metadata.clone();
+        let mut metadata = job.metadata();
         let said = match job.place {
             Place::Running { .. } => None,
             Place::Recalled { .. } => Some((explain::recalled(), 0)),
@@ -365,9 +365,8 @@ impl State {
                 outlook.map(|(outlook, queued)| (outlook.reason.clone(), queued.saturating_sub(1) as u64))
             }
         };
-        metadata.waiting = said
-            .zip(job.metadata.queued)
-            .map(|((reason, ahead), since)| Arc::new(Waiting { reason, ahead, since }));
+        metadata.waiting =
+            said.map(|(reason, ahead)| Arc::new(Waiting { reason, ahead, since: job.queued() }));
         Some(Update::Progress(job.stage(), Box::new(metadata)))
     }
 }

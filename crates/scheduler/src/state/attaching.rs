@@ -154,7 +154,7 @@ impl State {
         let name = self.workers.get(worker).map(|host| host.name.clone()).unwrap_or_default();
         let Some(job) = self.jobs.get_mut(&id) else { return };
         job.place = Place::Running { worker, execution };
-        job.metadata.worker = name;
+        job.is_on(&name);
         self.tell_progress(id, effects);
     }
 

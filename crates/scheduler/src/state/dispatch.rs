@@ -35,7 +35,7 @@ impl State {
         if self.workers.are_full() || self.queue.len() == 0 {
             return None;
         }
-        let ranked = self.queue.groups().filter_map(|(demand, group)| Some((group.rank()?, demand, group)));
+        let ranked = self.queue.groups().filter_map(|(demand, group)| Some((group.head?, demand, group)));
         let mut heads: Vec<(Rank, &Demand, &Group)> = ranked.collect();
         heads.sort_unstable_by_key(|(rank, ..)| *rank);
         let mut kept_free = BTreeSet::new();
@@ -77,11 +77,11 @@ impl State {
             execution: execution.clone(),
             context: job.context.clone(),
             action_digest: job.action_digest,
-            metadata: job.metadata.clone(),
+            metadata: job.metadata(),
             default_timeout: self.config.default_timeout,
         };
         job.place = Place::Running { worker, execution: execution.clone() };
-        job.metadata.worker.clone_from(&host.name);
+        job.is_on(&host.name);
         self.begin(worker, execution, attempt);
         send(worker, ToWorker::Run(Box::new(run)), effects);
         self.tell_progress(id, effects);

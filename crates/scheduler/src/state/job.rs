@@ -5,7 +5,11 @@ use crate::Failure;
 use mortar_model::{
     Context, Digest, ExecutionMetadata, InstanceName, Kind, Outcome, Stage, session::ExecutionId,
 };
-use std::{fmt, sync::Arc, time::Instant};
+use std::{
+    fmt,
+    sync::Arc,
+    time::{Instant, SystemTime},
+};
 
 /// Where a job stands in the queue: by priority, then by arrival.
 pub(super) type Order = (i32, u64);
@@ -31,7 +35,9 @@ pub(super) struct Job {
     pub(super) merge: bool,
     /// In order of arrival; nearly always one.
     pub(super) waiters: Vec<TicketId>,
-    pub(super) metadata: ExecutionMetadata,
+    queued: SystemTime,
+    /// What is known beyond that; nothing as long as it waits, since many do.
+    metadata: Option<Box<ExecutionMetadata>>,
     pub(super) setbacks: Vec<Setback>,
     pub(super) place: Place,
 }
@@ -80,7 +86,8 @@ impl Job {
             order: (submission.priority, arrival),
             merge: submission.merge,
             waiters: vec![ticket],
-            metadata: ExecutionMetadata { queued: Some(queued), ..ExecutionMetadata::default() },
+            queued,
+            metadata: None,
             setbacks: Vec::new(),
             place,
         }
@@ -102,28 +109,43 @@ impl Job {
         u32::try_from(self.setbacks.len()).unwrap_or(u32::MAX).saturating_add(1)
     }
 
-    /// Takes in what a worker tells of the timestamps; what it does not know stays.
-    pub(super) fn learn(&mut self, told: ExecutionMetadata) {
-        let known = std::mem::replace(&mut self.metadata, told);
-        self.complete(known);
+    /// What is known of its steps.
+    pub(super) fn metadata(&self) -> ExecutionMetadata {
+        match &self.metadata {
+            Some(known) => (**known).clone(),
+            None => ExecutionMetadata { queued: Some(self.queued), ..ExecutionMetadata::default() },
+        }
     }
 
-    fn complete(&mut self, known: ExecutionMetadata) {
-        self.metadata.queued = self.metadata.queued.or(known.queued);
-        if self.metadata.worker.is_empty() {
-            self.metadata.worker = known.worker;
+    /// When it was queued.
+    pub(super) fn queued(&self) -> SystemTime {
+        self.queued
+    }
+
+    /// A worker has it.
+    pub(super) fn is_on(&mut self, worker: &str) {
+        let known = ExecutionMetadata { worker: worker.to_owned(), ..self.metadata() };
+        self.metadata = Some(Box::new(known));
+    }
+
+    /// Takes in what a worker tells of the timestamps; what it does not know stays.
+    pub(super) fn learn(&mut self, mut told: ExecutionMetadata) {
+        told.queued = told.queued.or(Some(self.queued));
+        if told.worker.is_empty() {
+            told.worker = self.metadata().worker;
         }
+        self.metadata = Some(Box::new(told));
     }
 
     /// Forgets what the attempt that just failed told.
     pub(super) fn forget_attempt(&mut self) {
-        self.metadata = ExecutionMetadata { queued: self.metadata.queued, ..ExecutionMetadata::default() };
+        self.metadata = None;
     }
 
     /// The outcome as its waiters get it: with what the worker left out and, in its message, the attempts before it.
     pub(super) fn embellish(&mut self, outcome: &mut Outcome) {
         self.learn(std::mem::take(&mut outcome.result.metadata));
-        outcome.result.metadata = self.metadata.clone();
+        outcome.result.metadata = self.metadata();
         if self.setbacks.is_empty() {
             return;
         }

@@ -38,6 +38,8 @@ pub(super) struct Group {
     /// By priority and class, in order of arrival.
     lines: BTreeMap<(i32, ClassId), BTreeMap<u64, TicketId>>,
     order: BTreeSet<(i32, Share, ClassId)>,
+    /// Where its first job stands among all; looked at for each match, and so kept at hand.
+    pub(super) head: Option<Rank>,
     /// By the time since when they wait, which a retry sets anew and a merge leaves as it is.
     waiting: BTreeSet<(Instant, TicketId)>,
     /// Since when no worker takes such work that could run it.
@@ -102,6 +104,7 @@ impl Queue {
             Group {
                 lines: BTreeMap::new(),
                 order: BTreeSet::new(),
+                head: None,
                 waiting: BTreeSet::new(),
                 unserved,
                 outlook,
@@ -116,6 +119,9 @@ impl Queue {
             && let Some(group) = self.groups.get_mut(&job.demand)
         {
             group.order.insert((priority, share, job.class));
+        }
+        if let Some(group) = self.groups.get_mut(&job.demand) {
+            group.head = group.first();
         }
     }
 
@@ -143,6 +149,7 @@ impl Queue {
                 }
             }
         }
+        group.head = group.first();
         if group.waiting.is_empty() {
             self.groups.remove(&job.demand);
         }
@@ -159,6 +166,7 @@ impl Queue {
             if let Some(group) = self.groups.get_mut(demand) {
                 group.order.remove(&(*priority, before, class));
                 group.order.insert((*priority, share, class));
+                group.head = group.first();
             }
         }
     }
@@ -225,8 +233,7 @@ impl Queue {
 }
 
 impl Group {
-    /// Where its first job stands among all.
-    pub(super) fn rank(&self) -> Option<Rank> {
+    fn first(&self) -> Option<Rank> {
         let (priority, share, class) = *self.order.first()?;
         let (arrival, _) = self.lines.get(&(priority, class))?.first_key_value()?;
         Some((priority, share, *arrival))
