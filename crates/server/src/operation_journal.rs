@@ -52,9 +52,12 @@ struct Shared {
     news: Condvar,
 }
 
+/// The operation's number, what is told of it, and the frame that tells it.
+type Framed = (u64, Kind, Vec<u8>);
+
 #[derive(Default)]
 struct Waiting {
-    entries: Vec<(u64, Kind, Vec<u8>)>,
+    entries: Vec<Framed>,
     dropped: u64,
     over: bool,
 }
@@ -234,7 +237,7 @@ impl Book {
         Self::of(path, entries.collect())
     }
 
-    fn of(path: PathBuf, entries: Vec<(u64, Kind, Vec<u8>)>) -> io::Result<Self> {
+    fn of(path: PathBuf, entries: Vec<Framed>) -> io::Result<Self> {
         let fresh = path.with_extension("new");
         let mut options = fs::OpenOptions::new();
         let mut file = options.read(true).write(true).create(true).truncate(true).open(&fresh)?;
@@ -250,7 +253,7 @@ impl Book {
         Ok(book)
     }
 
-    fn append(&mut self, entries: Vec<(u64, Kind, Vec<u8>)>) -> io::Result<()> {
+    fn append(&mut self, entries: Vec<Framed>) -> io::Result<()> {
         let mut bytes = Vec::new();
         for (number, kind, entry) in entries {
             let (offset, length) = (self.length + bytes.len() as u64, entry.len() as u32);
@@ -321,12 +324,7 @@ fn write(shared: &Shared, book: &mut Book) {
     }
 }
 
-fn keep(
-    book: &mut Book,
-    entries: Vec<(u64, Kind, Vec<u8>)>,
-    unsynced: &mut Option<Instant>,
-    over: bool,
-) -> io::Result<()> {
+fn keep(book: &mut Book, entries: Vec<Framed>, unsynced: &mut Option<Instant>, over: bool) -> io::Result<()> {
     if !entries.is_empty() {
         book.append(entries)?;
         unsynced.get_or_insert_with(Instant::now);
@@ -340,7 +338,7 @@ fn keep(
 }
 
 /// Waits for entries, or until something is to be synced, or the end.
-fn gather(shared: &Shared, unsynced: Option<Instant>) -> (Vec<(u64, Kind, Vec<u8>)>, u64, bool) {
+fn gather(shared: &Shared, unsynced: Option<Instant>) -> (Vec<Framed>, u64, bool) {
     let mut waiting = shared.waiting.lock();
     while waiting.entries.is_empty() && !waiting.over {
         match unsynced {
@@ -362,7 +360,7 @@ fn gather(shared: &Shared, unsynced: Option<Instant>) -> (Vec<(u64, Kind, Vec<u8
 }
 
 /// What began and ended within one batch needs no ink.
-fn without_the_short_lived(mut entries: Vec<(u64, Kind, Vec<u8>)>) -> Vec<(u64, Kind, Vec<u8>)> {
+fn without_the_short_lived(mut entries: Vec<Framed>) -> Vec<Framed> {
     let begun: std::collections::HashSet<u64> =
         entries.iter().filter(|(_, kind, _)| *kind == Kind::Begun).map(|(number, ..)| *number).collect();
     let ended = entries.iter().filter(|(_, kind, _)| *kind == Kind::Ended).map(|(number, ..)| *number);

@@ -125,14 +125,16 @@ impl ActionSource for StoredActions {
 mod tests {
     use super::*;
 
-    fn of(pairs: &[(&str, &str)]) -> Result<(Platform, Need)> {
+    type Pairs = [(&'static str, &'static str)];
+
+    fn of(pairs: &Pairs) -> Result<(Platform, Need)> {
         let pairs = pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
         need_of(Platform::new(pairs))
     }
 
     #[test]
     fn needs_are_read_and_not_matched() {
-        let cases: [(&[(&str, &str)], u64, u64); 8] = [
+        let cases: [(&Pairs, u64, u64); 8] = [
             (&[("OSFamily", "Linux")], 0, 0),
             (&[("cpu_count", "4")], 4_000, 0),
             (&[("cpu_count", "0.5"), ("memory", "1024")], 500, 1_024),

@@ -187,7 +187,7 @@ fn context(
     operation: String,
 ) -> Result<Context> {
     let request = request.map(metadata::from_wire).unwrap_or_default();
-    let operation = (!operation.is_empty()).then(|| Operation { name: operation, was_running: false });
+    let operation = (!operation.is_empty()).then_some(Operation { name: operation, was_running: false });
     Ok(Context {
         instance: InstanceName::parse(instance)?,
         request: Arc::new(request),
