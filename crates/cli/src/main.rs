@@ -5,6 +5,7 @@
 mod bazelrc;
 mod bench;
 mod care;
+mod pools;
 mod server;
 mod settings;
 mod signals;

@@ -71,7 +71,7 @@ impl Opened {
         let serving = listener::serve(self.listener, router, drained.clone().cancelled_owned());
         let draining = async {
             stop.cancelled().await;
-            self.server.scheduler.shutdown(DRAIN).await;
+            self.server.shutdown(DRAIN).await;
             drained.cancel();
             tokio::time::sleep(LINGER).await;
         };

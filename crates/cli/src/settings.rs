@@ -1,8 +1,12 @@
 //! Where settings come from: flags > environment > file > defaults. All of them are checked before a port opens or a
 //! directory is made.
 
-use crate::units::{Size, Span, count};
+use crate::{
+    pools::{AbandonedFlag, Pool, PoolFlags, processors},
+    units::{Size, Span, count},
+};
 use anyhow::{Context, bail};
+use mortar_model::session::Capacity;
 use mortar_server::LeaseTerms;
 use mortar_services::listener::Address;
 use serde::Deserialize;
@@ -43,6 +47,8 @@ pub struct ServeFlags {
     /// How long an action may wait for a worker [default: 1h].
     #[arg(long, env = "MORTAR_QUEUE_TIMEOUT", value_name = "DURATION")]
     queue_timeout: Option<Span>,
+    #[command(flatten)]
+    pools: PoolFlags,
     /// A TOML file with any of these settings, named as the flags are.
     #[arg(long, env = "MORTAR_CONFIG", value_name = "FILE")]
     config: Option<PathBuf>,
@@ -73,12 +79,18 @@ pub struct WorkFlags {
     /// How many actions run at the same time [default: one per core].
     #[arg(long, env = "MORTAR_SLOTS", value_name = "NUMBER", value_parser = count)]
     slots: Option<u32>,
+    /// The processors that actions may use together, such as 4 or 1.5 [default: all, and at least one per slot].
+    #[arg(long, env = "MORTAR_CPUS", value_name = "NUMBER")]
+    cpus: Option<f64>,
+    /// The memory that actions may use together, such as 16GiB [default: all].
+    #[arg(long, env = "MORTAR_MEMORY", value_name = "SIZE")]
+    memory: Option<Size>,
 }
 
 /// The file. Its keys are the flags' names.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
-struct File {
+pub(crate) struct File {
     listen: Option<String>,
     dir: Option<PathBuf>,
     max_size: Option<Size>,
@@ -87,7 +99,14 @@ struct File {
     default_timeout: Option<Span>,
     max_timeout: Option<Span>,
     queue_timeout: Option<Span>,
+    pub(crate) pool_timeout: Option<Span>,
+    pub(crate) start_grace: Option<Span>,
+    pub(crate) abandoned: Option<AbandonedFlag>,
+    pub(crate) ignore_property: Option<Vec<String>>,
+    pub(crate) pool: Option<Vec<Pool>>,
     slots: Option<u32>,
+    cpus: Option<f64>,
+    memory: Option<Size>,
 }
 
 /// What was settled.
@@ -99,6 +118,8 @@ pub struct Settings {
     pub server: mortar_server::Settings,
     /// Actions at the same time.
     pub slots: u32,
+    /// What they may use together; where 0, what the machine has.
+    pub capacity: Capacity,
     directory: PathBuf,
 }
 
@@ -117,9 +138,9 @@ impl Settings {
 impl ServeFlags {
     /// Puts flags, file and defaults together, and checks them.
     pub fn settle(self, work: WorkFlags) -> anyhow::Result<Settings> {
-        let file = self.config.as_deref().map(read).transpose()?.unwrap_or_default();
-        let listen = self.listen.or(file.listen).unwrap_or_else(|| DEFAULT_ADDRESS.to_owned());
-        let directory = self.dir.or(file.dir).map_or_else(default_directory, Ok)?;
+        let mut file = self.config.as_deref().map(read).transpose()?.unwrap_or_default();
+        let listen = self.listen.or(file.listen.take()).unwrap_or_else(|| DEFAULT_ADDRESS.to_owned());
+        let directory = self.dir.or(file.dir.take()).map_or_else(default_directory, Ok)?;
         let max_size =
             self.max_size.or(file.max_size).map_or_else(|| default_max_size(&directory), |size| size.0);
         if max_size < MIN_MAX_SIZE {
@@ -137,18 +158,17 @@ impl ServeFlags {
             queue: self.queue_timeout.or(file.queue_timeout),
         }
         .settle(scheduler)?;
+        let scheduler = self.pools.settle(&mut file, scheduler)?;
+        let work = WorkFlags {
+            slots: work.slots.or(file.slots),
+            cpus: work.cpus.or(file.cpus),
+            memory: work.memory.or(file.memory),
+        };
+        let (slots, capacity) = (work.settle()?, work.capacity()?);
         check_directory(&directory)?;
-        Ok(Settings {
-            listen: listen.parse().context("--listen")?,
-            server: mortar_server::Settings {
-                directory: directory.join("store"),
-                max_size,
-                leases,
-                scheduler,
-            },
-            slots: WorkFlags { slots: work.slots.or(file.slots) }.settle()?,
-            directory,
-        })
+        let (store, queue) = (directory.join("store"), Some(directory.join("queue")));
+        let server = mortar_server::Settings { directory: store, max_size, leases, scheduler, queue };
+        Ok(Settings { listen: listen.parse().context("--listen")?, server, slots, capacity, directory })
     }
 }
 
@@ -219,7 +239,7 @@ fn check_directory(directory: &Path) -> anyhow::Result<()> {
     let entries = std::fs::read_dir(directory).into_iter().flatten().flatten();
     let names: Vec<_> = entries.map(|entry| entry.file_name()).collect();
     // The store checks itself; `worker` is the default directory of `mortar worker`.
-    let ours = ["store", "work", "worker", "admin.sock", "lost+found"];
+    let ours = ["store", "queue", "work", "worker", "admin.sock", "lost+found"];
     let foreign = names.iter().find(|name| !ours.iter().any(|known| *name == known));
     match foreign {
         Some(foreign) if !names.iter().any(|name| name == "store") => bail!(
@@ -243,6 +263,14 @@ impl WorkFlags {
             Some(slots) => Ok(slots),
             None => Ok(cores()),
         }
+    }
+
+    /// What actions may use together; 0 where nobody said.
+    pub fn capacity(&self) -> anyhow::Result<Capacity> {
+        Ok(Capacity {
+            cpu_millis: self.cpus.map(|cpus| processors("--cpus", cpus)).transpose()?.unwrap_or_default(),
+            memory: self.memory.map_or(0, |memory| memory.0),
+        })
     }
 }
 

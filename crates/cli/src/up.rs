@@ -29,6 +29,7 @@ pub async fn run(arguments: Arguments) -> anyhow::Result<()> {
     let settings = arguments.serve.settle(arguments.work)?;
     let config = WorkerConfig {
         slots: settings.slots,
+        capacity: settings.capacity,
         platform: platform(&[])?,
         default_timeout: settings.server.scheduler.default_timeout,
         maximum_timeout: settings.server.scheduler.max_timeout,

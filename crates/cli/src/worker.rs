@@ -66,6 +66,7 @@ pub async fn run(arguments: Arguments) -> anyhow::Result<()> {
     let defaults = WorkerConfig::new(arguments.name.unwrap_or_else(host_name), directory);
     let config = WorkerConfig {
         slots: arguments.work.settle()?,
+        capacity: arguments.work.capacity()?,
         platform: platform(&arguments.properties)?,
         maximum_timeout: arguments.max_timeout.map_or(defaults.maximum_timeout, |span| span.0),
         sandbox: arguments.isolation.sandbox(),

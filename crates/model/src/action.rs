@@ -105,8 +105,16 @@ impl Platform {
         Self { properties }
     }
 
-    /// The properties asked for that `offer` lacks. An empty answer means that the offer will do.
+    /// The value with which an offer accepts any value of a name.
+    pub const ANY: &'static str = "*";
+
+    /// The properties asked for that `offer` lacks. An empty answer means that the offer will do. A name that is offered
+    /// with several values is met by each of them.
     pub fn unmet_by<'a>(&'a self, offer: &'a Platform) -> impl Iterator<Item = &'a Property> {
-        self.properties.iter().filter(|wanted| !offer.properties.contains(wanted))
+        self.properties.iter().filter(|wanted| {
+            !offer.properties.iter().any(|offered| {
+                offered.name == wanted.name && (offered.value == wanted.value || offered.value == Self::ANY)
+            })
+        })
     }
 }

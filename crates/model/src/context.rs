@@ -16,6 +16,17 @@ pub struct Context {
     pub promise: Promise,
     /// What is to become of a blob that was lost.
     pub lost: Lost,
+    /// The operation that this is done for, where a client watches one.
+    pub operation: Option<Arc<Operation>>,
+}
+
+/// A long-running operation, as far as those need to know it who work for it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Operation {
+    /// Its name, the same before and after a restart of the server.
+    pub name: String,
+    /// It was on a worker when an earlier run of the server ended.
+    pub was_running: bool,
 }
 
 impl Context {

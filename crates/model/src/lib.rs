@@ -32,7 +32,9 @@ pub use powers::{
     Chunks, Codec, EncodedBlobs, Encoding, Forget, HashIndex, KeptResult, LocalFile, LocalFiles, Pins,
     ResultStore, Upload, UploadId, UploadSessions, Values,
 };
-pub use result::{ActionResult, ExecutionMetadata, LogFile, OutputDirectory, OutputFile, OutputSymlink};
+pub use result::{
+    ActionResult, ExecutionMetadata, LogFile, OutputDirectory, OutputFile, OutputSymlink, Usage, Waiting,
+};
 
 /// The result of everything that can fail here.
 pub type Result<T, E = Error> = std::result::Result<T, E>;

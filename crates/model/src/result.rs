@@ -2,7 +2,10 @@
 
 use crate::{Digest, DigestSet, NodeProperties};
 use bytes::Bytes;
-use std::time::{Duration, SystemTime};
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 /// The result of an action that ran to its end, or as far as it got.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -104,6 +107,36 @@ pub struct ExecutionMetadata {
     pub output_upload_start: Option<SystemTime>,
     /// Outputs: all stored.
     pub output_upload_completed: Option<SystemTime>,
+    /// What the command used.
+    pub usage: Option<Usage>,
+    /// Why it is not yet on a worker; only while it is queued.
+    pub waiting: Option<Arc<Waiting>>,
+}
+
+/// What a command used of its machine.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Usage {
+    /// Processor time in user mode.
+    pub user: Duration,
+    /// Processor time in the kernel.
+    pub system: Duration,
+    /// The most memory at any time, in bytes; 0 where it is not known.
+    pub peak_memory: u64,
+    /// Bytes read from disks.
+    pub read_bytes: u64,
+    /// Bytes written to disks.
+    pub written_bytes: u64,
+}
+
+/// Why an action waits.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Waiting {
+    /// For people.
+    pub reason: Arc<str>,
+    /// How many actions that ask for the same were queued when this was said.
+    pub ahead: u64,
+    /// Since when.
+    pub since: SystemTime,
 }
 
 impl ActionResult {

@@ -3,8 +3,11 @@
 use crate::{Context, Digest, Error, ExecutionMetadata, Outcome, Platform};
 use std::{fmt, sync::Arc, time::Duration};
 
-/// The version of this conversation.
-pub const VERSION: u32 = 1;
+/// The version of this conversation. Since 2, a worker tells its capacity and what it still holds of an earlier
+/// session, and is told what was delivered.
+pub const VERSION: u32 = 2;
+/// The oldest version that is still spoken.
+pub const OLDEST_VERSION: u32 = 1;
 
 /// One attempt to run one action on one worker.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -23,7 +26,7 @@ impl fmt::Debug for ExecutionId {
 }
 
 /// How a worker introduces itself.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default)]
 pub struct Hello {
     /// The version that it speaks.
     pub version: u32,
@@ -33,6 +36,38 @@ pub struct Hello {
     pub slots: u32,
     /// What it offers.
     pub platform: Platform,
+    /// What its actions may use together.
+    pub capacity: Capacity,
+    /// Tells this run of the worker from others, so that a new session of it is known for one. Empty in version 1.
+    pub process: String,
+    /// The layers of its sandbox.
+    pub layers: Vec<String>,
+    /// The images in its store.
+    pub images: Vec<String>,
+    /// It takes no new work, and leaves when it has delivered what it holds.
+    pub draining: bool,
+    /// What it took on in earlier sessions and has not delivered: it runs still, or its end is told next.
+    pub held: Vec<Held>,
+}
+
+/// What the actions of a worker may use together. What is not known is 0.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Capacity {
+    /// Processors, in thousandths.
+    pub cpu_millis: u64,
+    /// Memory, in bytes.
+    pub memory: u64,
+}
+
+/// An attempt that a worker holds from an earlier session.
+#[derive(Clone, Debug)]
+pub struct Held {
+    /// Which.
+    pub execution: ExecutionId,
+    /// For whom.
+    pub context: Context,
+    /// The Action message.
+    pub action_digest: Digest,
 }
 
 /// From server to worker.
@@ -49,6 +84,10 @@ pub enum ToWorker {
     Run(Box<Run>),
     /// Stop that, if it still runs. It is answered by `Finished` all the same.
     Cancel(ExecutionId),
+    /// The end of that was heard and need not be kept. Since version 2.
+    Delivered(ExecutionId),
+    /// Finish what runs, and leave. Since version 2.
+    Drain,
     /// Still here.
     Heartbeat,
 }

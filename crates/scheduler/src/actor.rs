@@ -2,8 +2,9 @@
 //! nothing but its own inputs; every send is a try, so that no client and no worker can hold it up.
 
 use crate::{
-    Config, Status, Submission, Update,
-    state::{Effect, Event, Loss, State, Submitted, TicketId, WorkerId},
+    Config, PoolBook, Status, Submission, Update,
+    state::{Effect, Event, Loss, State, Submitted, TicketId, Wish, WorkerId},
+    updates::Teller,
 };
 use mortar_model::{
     Clock, Context,
@@ -30,8 +31,9 @@ const HEARD: usize = 1024;
 /// What the handles ask for.
 #[derive(Debug)]
 pub(crate) enum Request {
-    Submit { ticket: TicketId, context: Context, submission: Submission, updates: mpsc::Sender<Update> },
+    Submit { ticket: TicketId, context: Context, submission: Submission, updates: Teller },
     Attach { hello: Hello, commands: mpsc::Sender<ToWorker>, reports: mpsc::Receiver<FromWorker> },
+    Tend { worker: String, wish: Wish, known: oneshot::Sender<bool> },
     Status(oneshot::Sender<Status>),
     Shutdown { drain: Duration, done: oneshot::Sender<()> },
 }
@@ -40,12 +42,13 @@ pub(crate) enum Request {
 pub(crate) struct Actor {
     state: State,
     clock: Arc<dyn Clock>,
+    book: Arc<dyn PoolBook>,
     intake: mpsc::Receiver<Request>,
     left: mpsc::UnboundedReceiver<TicketId>,
     heard: mpsc::Receiver<Event>,
     /// For the forwarders. Kept here, so that `heard` never ends.
     hear: mpsc::Sender<Event>,
-    clients: HashMap<TicketId, mpsc::Sender<Update>>,
+    clients: HashMap<TicketId, Teller>,
     workers: HashMap<WorkerId, Session>,
     forwarders: JoinSet<()>,
     next_worker: u64,
@@ -62,6 +65,7 @@ impl Actor {
     pub(crate) fn new(
         config: Config,
         clock: Arc<dyn Clock>,
+        book: Arc<dyn PoolBook>,
         intake: mpsc::Receiver<Request>,
         left: mpsc::UnboundedReceiver<TicketId>,
     ) -> Self {
@@ -69,8 +73,9 @@ impl Actor {
         // A worker that is still busy for an earlier run of this server must not take the new one's ids for its own.
         let name = format!("{:x}", since_epoch(clock.wall()).as_nanos());
         Self {
-            state: State::new(config, name),
+            state: State::new(clock.now(), config, name, book.read()),
             clock,
+            book,
             intake,
             left,
             heard,
@@ -112,13 +117,18 @@ impl Actor {
         match request {
             Request::Submit { ticket, context, submission, updates } => {
                 // The client may have left before its submission arrived; its leave is then through already.
-                if !updates.is_closed() {
+                if !updates.is_idle() {
                     self.clients.insert(ticket, updates);
                     let queued = self.clock.wall();
                     self.apply(Event::Submit(Submitted { ticket, context, submission, queued }));
                 }
             }
             Request::Attach { hello, commands, reports } => self.attach(hello, commands, reports),
+            Request::Tend { worker, wish, known } => {
+                // A caller that no longer waits need not know.
+                let _ = known.send(self.state.knows_worker(&worker));
+                self.apply(Event::Tend { worker, wish });
+            }
             Request::Status(answer) => {
                 // A caller that no longer waits need not know.
                 let _ = answer.send(self.state.status(self.clock.now()));
@@ -179,18 +189,18 @@ impl Actor {
                 }
                 None
             }
+            Effect::Remember(pools) => {
+                self.book.keep(&pools);
+                None
+            }
         }
     }
 
-    /// Progress is skipped where the last place is all that is left: that is for the end.
     fn tell(&mut self, ticket: TicketId, update: Update) -> Option<Event> {
         let over = matches!(update, Update::Done(_));
         let client = self.clients.get(&ticket)?;
-        let gone = client.is_closed();
-        if over || client.capacity() > 1 {
-            // Fails only if the client is gone.
-            let _ = client.try_send(update);
-        }
+        let gone = client.is_idle();
+        client.tell(update);
         if over || gone {
             self.clients.remove(&ticket);
         }
@@ -199,7 +209,8 @@ impl Actor {
 
     fn send(&mut self, worker: WorkerId, message: ToWorker) -> Option<Event> {
         let session = self.workers.get(&worker)?;
-        let needed = !matches!(message, ToWorker::Heartbeat);
+        // What is not confirmed is told again.
+        let needed = !matches!(message, ToWorker::Heartbeat | ToWorker::Delivered(_));
         let loss = match session.commands.try_send(message) {
             Ok(()) => return None,
             Err(TrySendError::Closed(_)) => Loss::Disconnected,

@@ -2,7 +2,7 @@
 //!
 //! Looking results up before, and recording them after, is done by the executors around this one.
 
-use crate::{Config, Scheduler, Submission, Update};
+use crate::{Config, Need, Scheduler, Submission, Update};
 use async_trait::async_trait;
 use mortar_model::{Context, Digest, Error, ExecuteRequest, Executor, Outcome, Platform, Progress, Result};
 use std::{sync::Arc, time::Duration};
@@ -26,6 +26,8 @@ pub trait ActionSource: Send + Sync {
 pub struct ActionRequirements {
     /// What it asks of the worker.
     pub platform: Platform,
+    /// What it needs of the worker's processors and memory, as far as it says.
+    pub need: Need,
     /// It must not share an execution.
     pub do_not_cache: bool,
     /// How long it may run.
@@ -55,6 +57,7 @@ impl Executor for QueueExecutor {
             platform: requirements.platform,
             priority: request.priority,
             merge: !requirements.do_not_cache,
+            need: requirements.need,
         };
         let mut ticket = self.scheduler.submit(context.clone(), submission).await?;
         loop {

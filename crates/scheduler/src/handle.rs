@@ -2,9 +2,10 @@
 //! session. They only pass messages; the actor does the rest.
 
 use crate::{
-    Config, Failure, Status, Submission, Update,
+    Config, Failure, KnownPool, Status, Submission, Update, Wish,
     actor::{Actor, Request},
     state::TicketId,
+    updates::{self, Listener},
 };
 use mortar_model::{
     Clock, Context, Error, Kind, Result,
@@ -20,8 +21,6 @@ use std::{
 use tokio::sync::{mpsc, oneshot};
 use tracing::{Instrument, info_span};
 
-/// Updates that wait for a client to read them; progress beyond that is skipped, the end never.
-const UPDATES: usize = 16;
 /// Requests on their way to the actor; submitting waits while there are more.
 const REQUESTS: usize = 1024;
 /// Reports of one worker on their way to the actor.
@@ -37,12 +36,17 @@ pub struct Scheduler {
 }
 
 impl Scheduler {
-    /// Starts a scheduler on the current runtime.
+    /// Starts a scheduler on the current runtime that knows nothing from before.
     pub fn start(config: Config, clock: Arc<dyn Clock>) -> Self {
+        Self::resume(config, clock, Arc::new(NoBook))
+    }
+
+    /// Starts a scheduler on the current runtime that knows the pools in `book`, and keeps them there.
+    pub fn resume(config: Config, clock: Arc<dyn Clock>, book: Arc<dyn PoolBook>) -> Self {
         let (requests, intake) = mpsc::channel(REQUESTS);
         let (leaves, left) = mpsc::unbounded_channel();
         let config = Arc::new(config);
-        let actor = Actor::new((*config).clone(), clock, intake, left);
+        let actor = Actor::new((*config).clone(), clock, book, intake, left);
         tokio::spawn(actor.run().instrument(info_span!("scheduler")));
         Self { requests, leaves, tickets: Arc::new(AtomicU64::new(1)), config }
     }
@@ -56,7 +60,7 @@ impl Scheduler {
     /// here means that the scheduler has stopped.
     pub async fn submit(&self, context: Context, submission: Submission) -> Result<Ticket> {
         let id = TicketId(self.tickets.fetch_add(1, Ordering::Relaxed));
-        let (sender, updates) = mpsc::channel(UPDATES);
+        let (sender, updates) = updates::updates();
         // Made before it is sent, so that a caller that gives up while waiting for room leaves nothing behind.
         let ticket = Ticket { id, updates, leaves: self.leaves.clone(), over: false };
         let request = Request::Submit { ticket: id, context, submission, updates: sender };
@@ -67,12 +71,40 @@ impl Scheduler {
     /// Begins the session of a worker. The first command is the welcome.
     pub async fn attach(&self, hello: Hello) -> Result<WorkerLink> {
         check(&hello)?;
-        // Room for a run and a cancel of each slot, and some talk; a worker that lets more lie is given up.
-        let (sender, commands) = mpsc::channel(2 * hello.slots as usize + 16);
+        // Room for a run, a cancel and a confirmation of each slot and of what it brings along, and some talk; a worker
+        // that lets more lie is given up.
+        let (sender, commands) = mpsc::channel(3 * hello.slots as usize + hello.held.len() + 16);
         let (reports, receiver) = mpsc::channel(REPORTS);
         let request = Request::Attach { hello, commands: sender, reports: receiver };
         self.requests.send(request).await.map_err(|_| stopped())?;
         Ok(WorkerLink { commands, reports })
+    }
+
+    /// Lets the workers of this name finish what they run and take nothing new, until they are resumed; also those of
+    /// that name that come later.
+    pub async fn pause(&self, worker: &str) -> Result<()> {
+        self.tend(worker, Wish::Pause).await
+    }
+
+    /// Lets the workers of this name take work again.
+    pub async fn resume_worker(&self, worker: &str) -> Result<()> {
+        self.tend(worker, Wish::Resume).await
+    }
+
+    /// Lets the workers of this name finish what they run, and leave.
+    pub async fn drain(&self, worker: &str) -> Result<()> {
+        self.tend(worker, Wish::Drain).await
+    }
+
+    async fn tend(&self, worker: &str, wish: Wish) -> Result<()> {
+        let (answer, known) = oneshot::channel();
+        let request = Request::Tend { worker: worker.to_owned(), wish, known: answer };
+        self.requests.send(request).await.map_err(|_| stopped())?;
+        match known.await {
+            Ok(true) => Ok(()),
+            Ok(false) => Err(Error::not_found("worker", worker)),
+            Err(_) => Err(stopped()),
+        }
     }
 
     /// What is going on. Empty, and closing, once the scheduler has stopped.
@@ -98,7 +130,7 @@ impl Scheduler {
 #[derive(Debug)]
 pub struct Ticket {
     id: TicketId,
-    updates: mpsc::Receiver<Update>,
+    updates: Listener,
     leaves: mpsc::UnboundedSender<TicketId>,
     over: bool,
 }
@@ -106,7 +138,7 @@ pub struct Ticket {
 impl Ticket {
     /// The next update. Dropping the future loses nothing. After `Done` there are none; asking again gives an error.
     pub async fn next(&mut self) -> Update {
-        let update = self.updates.recv().await;
+        let update = self.updates.next().await;
         let update = update.unwrap_or_else(|| Update::Done(Err(Failure::from(stopped()))));
         self.over |= matches!(update, Update::Done(_));
         update
@@ -118,7 +150,7 @@ impl Ticket {
 impl Drop for Ticket {
     fn drop(&mut self) {
         // First, so that an actor that sees the leave before the submission recognises the latter as void.
-        self.updates.close();
+        self.updates.leave();
         if !self.over {
             // Without an actor there is nobody to tell.
             let _ = self.leaves.send(self.id);
@@ -136,12 +168,31 @@ pub struct WorkerLink {
     pub reports: mpsc::Sender<FromWorker>,
 }
 
+/// Where the pools are kept that were seen, for after a restart.
+pub trait PoolBook: Send + Sync {
+    /// Those that were kept.
+    fn read(&self) -> Vec<KnownPool>;
+    /// Keeps these, in place of what was kept; the last was seen just now. Must not make its caller wait.
+    fn keep(&self, pools: &[KnownPool]);
+}
+
+struct NoBook;
+
+impl PoolBook for NoBook {
+    fn read(&self) -> Vec<KnownPool> {
+        Vec::new()
+    }
+
+    fn keep(&self, _: &[KnownPool]) {}
+}
+
 fn check(hello: &Hello) -> Result<()> {
-    if hello.version != session::VERSION {
+    if !(session::OLDEST_VERSION..=session::VERSION).contains(&hello.version) {
         let message = format!(
-            "worker `{}` speaks version {} of the session protocol; this server speaks version {}",
+            "worker `{}` speaks version {} of the session protocol; this server speaks versions {} to {}",
             hello.name,
             hello.version,
+            session::OLDEST_VERSION,
             session::VERSION
         );
         let error = Error::new(Kind::FailedPrecondition { message });

@@ -14,10 +14,11 @@ mod failure;
 mod handle;
 pub mod state;
 mod status;
+mod updates;
 
-pub use config::Config;
+pub use config::{Abandoned, Config, KnownPool};
 pub use executor::{ActionRequirements, ActionSource, QueueExecutor};
 pub use failure::Failure;
-pub use handle::{Scheduler, Ticket, WorkerLink};
-pub use state::{State, Submission, Update};
-pub use status::{Counters, RunningAction, Status, WorkerStatus};
+pub use handle::{PoolBook, Scheduler, Ticket, WorkerLink};
+pub use state::{Need, State, Submission, Update, Wish};
+pub use status::{Counters, RunningAction, Standing, Status, WaitingGroup, WorkerStatus};

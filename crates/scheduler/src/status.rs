@@ -1,7 +1,7 @@
 //! What the scheduler is doing, for people: the status page and `mortar status`. A snapshot, never a live view.
 
 use mortar_model::{Digest, InstanceName, Platform};
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 /// The scheduler at one moment.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -16,8 +16,27 @@ pub struct Status {
     pub running: Vec<RunningAction>,
     /// What happened since the start.
     pub counters: Counters,
+    /// What waits, by what it asks for.
+    pub waiting: Vec<WaitingGroup>,
     /// Nothing new is taken.
     pub closing: bool,
+}
+
+/// Actions that ask for the same and wait for it: what an autoscaler goes by.
+#[derive(Clone, Debug, PartialEq)]
+pub struct WaitingGroup {
+    /// The properties that they ask for.
+    pub platform: Platform,
+    /// The processors that each needs, in thousandths; 0 where nothing is known.
+    pub cpu_millis: u64,
+    /// The memory that each needs, in bytes; 0 where nothing is known.
+    pub memory: u64,
+    /// How many they are.
+    pub queued: usize,
+    /// How long the oldest has waited.
+    pub oldest_wait: Duration,
+    /// Why they wait.
+    pub reason: Arc<str>,
 }
 
 /// One worker.
@@ -35,6 +54,29 @@ pub struct WorkerStatus {
     pub draining: bool,
     /// How long it has been connected.
     pub connected_for: Duration,
+    /// How it stands to new work.
+    pub standing: Standing,
+    /// Processors that are taken, and that it has, in thousandths.
+    pub cpu_millis: (u64, u64),
+    /// Memory that is taken, and that it has, in bytes.
+    pub memory: (u64, u64),
+    /// The layers of its sandbox, as it tells them.
+    pub layers: Vec<String>,
+    /// The images in its store, as it tells them.
+    pub images: Vec<String>,
+}
+
+/// How a worker stands to new work.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// It takes it.
+    Serving,
+    /// It finishes what it has and takes nothing until it is resumed.
+    Paused,
+    /// It finishes what it has and leaves.
+    Draining,
+    /// Its connection ended; it may come back.
+    Away,
 }
 
 /// One action on a worker.
@@ -56,7 +98,7 @@ pub struct RunningAction {
     pub waiters: usize,
     /// 1 for the first.
     pub attempt: u32,
-    /// Nobody waits for it any more; the worker was told.
+    /// Nobody waits for it any more; the worker was told. Also what a worker brought along and nobody has claimed.
     pub cancelled: bool,
 }
 

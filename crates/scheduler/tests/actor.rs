@@ -6,11 +6,11 @@ use async_trait::async_trait;
 use mortar_model::{
     ActionResult, Clock, Context, Digest, DigestFunction, ExecuteRequest, ExecutionMetadata, Executor, Kind,
     Outcome, Platform, Progress, Result, Stage, Termination,
-    session::{self, ExecutionId, FromWorker, Hello, Run, ToWorker},
+    session::{self, ExecutionId, FromWorker, Held, Hello, Run, ToWorker},
 };
 use mortar_scheduler::{
-    ActionRequirements, ActionSource, Config, QueueExecutor, Scheduler, Status, Submission, Ticket, Update,
-    WorkerLink,
+    ActionRequirements, ActionSource, Config, KnownPool, Need, PoolBook, QueueExecutor, Scheduler, Standing,
+    Status, Submission, Ticket, Update, WorkerLink,
 };
 use std::{
     future::Future,
@@ -41,7 +41,7 @@ async fn soon<T>(future: impl Future<Output = T>) -> T {
 }
 
 fn hello(name: &str) -> Hello {
-    Hello { version: session::VERSION, name: name.to_owned(), slots: 1, platform: Platform::default() }
+    Hello { version: session::VERSION, name: name.to_owned(), slots: 1, ..Hello::default() }
 }
 
 fn digest(name: &str) -> Digest {
@@ -58,10 +58,14 @@ fn outcome() -> Outcome {
     }
 }
 
+fn submission(action_digest: Digest) -> Submission {
+    let platform = Platform::default();
+    Submission { action_digest, platform, priority: 0, merge: true, need: Need::default() }
+}
+
 async fn submit(scheduler: &Scheduler, name: &str) -> Ticket {
     let action_digest = digest(name);
-    let submission = Submission { action_digest, platform: Platform::default(), priority: 0, merge: true };
-    scheduler.submit(Context::internal(), submission).await.unwrap()
+    scheduler.submit(Context::internal(), submission(action_digest)).await.unwrap()
 }
 
 async fn done(ticket: &mut Ticket) -> Result<Box<Outcome>> {
@@ -77,7 +81,7 @@ async fn command(link: &mut WorkerLink) -> Option<ToWorker> {
     loop {
         match soon(link.commands.recv()).await {
             Some(ToWorker::Heartbeat) => drop(link.reports.send(FromWorker::Heartbeat).await),
-            Some(ToWorker::Welcome { .. }) => {}
+            Some(ToWorker::Welcome { .. } | ToWorker::Delivered(_)) => {}
             other => return other,
         }
     }
@@ -303,9 +307,10 @@ async fn a_worker_of_another_version_or_without_slots_is_refused() {
     assert_eq!(
         error.to_string(),
         format!(
-            "worker `new` speaks version {} of the session protocol; this server speaks version {}\n\
+            "worker `new` speaks version {} of the session protocol; this server speaks versions {} to {}\n\
              Hint: run the same release of mortar on the worker and on the server",
             session::VERSION + 1,
+            session::OLDEST_VERSION,
             session::VERSION
         )
     );
@@ -329,9 +334,7 @@ async fn shutdown_waits_for_what_runs() {
     assert!(done(&mut running).await.is_ok());
     soon(closing).await.unwrap();
     assert!(command(&mut link).await.is_none());
-    let submission =
-        Submission { action_digest: digest("c"), platform: Platform::default(), priority: 0, merge: true };
-    assert!(scheduler.submit(Context::internal(), submission).await.is_err());
+    assert!(scheduler.submit(Context::internal(), submission(digest("c"))).await.is_err());
     assert!(scheduler.attach(hello("late")).await.is_err());
     assert!(scheduler.status().await.closing);
 }
@@ -356,4 +359,79 @@ async fn without_handles_it_ends() {
     drop(scheduler);
     assert!(done(&mut ticket).await.is_err());
     while soon(link.commands.recv()).await.is_some() {}
+}
+
+#[tokio::test(start_paused = true)]
+async fn workers_are_paused_resumed_and_drained_by_name() {
+    let scheduler = start();
+    let mut link = scheduler.attach(hello("w")).await.unwrap();
+    for unknown in [scheduler.pause("x").await, scheduler.drain("x").await] {
+        assert_eq!(unknown.unwrap_err().to_string(), "worker `x` was not found");
+    }
+    scheduler.pause("w").await.unwrap();
+    let mut ticket = submit(&scheduler, "a").await;
+    let status = until(&scheduler, |status| status.queued == 1).await;
+    assert_eq!(status.workers[0].standing, Standing::Paused);
+    assert_eq!(&*status.waiting[0].reason, "every worker that could run it is paused, such as `w`");
+    scheduler.resume_worker("w").await.unwrap();
+    let execution = run(&mut link).await.execution;
+    scheduler.drain("w").await.unwrap();
+    assert!(matches!(command(&mut link).await, Some(ToWorker::Drain)));
+    finish(&link, execution).await;
+    assert!(done(&mut ticket).await.is_ok());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_worker_that_comes_back_delivers() {
+    let scheduler = start();
+    let hello = |held| Hello { process: "p".into(), held, ..hello("w") };
+    let mut first = scheduler.attach(hello(Vec::new())).await.unwrap();
+    let mut ticket = submit(&scheduler, "a").await;
+    let run = run(&mut first).await;
+    drop(first);
+    until(&scheduler, |status| status.workers[0].standing == Standing::Away).await;
+    let held =
+        Held { execution: run.execution.clone(), context: run.context, action_digest: run.action_digest };
+    let mut second = scheduler.attach(hello(vec![held])).await.unwrap();
+    finish(&second, run.execution.clone()).await;
+    let outcome = done(&mut ticket).await.unwrap();
+    assert_eq!(outcome.message, "", "it was one attempt");
+    loop {
+        match soon(second.commands.recv()).await.unwrap() {
+            ToWorker::Delivered(execution) => break assert_eq!(execution, run.execution),
+            ToWorker::Run(run) => panic!("{run:?}"),
+            _ => {}
+        }
+    }
+}
+
+/// Remembers what it is told to.
+#[derive(Default)]
+struct Book(Mutex<Vec<KnownPool>>);
+
+impl PoolBook for Book {
+    fn read(&self) -> Vec<KnownPool> {
+        self.0.lock().unwrap().clone()
+    }
+
+    fn keep(&self, pools: &[KnownPool]) {
+        *self.0.lock().unwrap() = pools.to_vec();
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pool_is_known_after_a_restart() {
+    let book = Arc::new(Book::default());
+    let begin = || Scheduler::resume(Config::default(), Arc::new(TokioClock), book.clone());
+    let late = || tokio::time::sleep(Config::default().start_grace);
+    let scheduler = begin();
+    late().await;
+    let mut refused = submit(&scheduler, "a").await;
+    assert!(matches!(done(&mut refused).await.unwrap_err().kind(), Kind::FailedPrecondition { .. }));
+    scheduler.attach(hello("w")).await.unwrap();
+    until(&scheduler, |status| status.workers.is_empty()).await;
+    let scheduler = begin();
+    late().await;
+    let _waits = submit(&scheduler, "a").await;
+    until(&scheduler, |status| status.queued == 1).await;
 }

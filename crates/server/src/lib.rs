@@ -8,6 +8,8 @@ pub mod care;
 mod look_up;
 mod metrics;
 mod missing;
+mod operation_journal;
+mod pool_book;
 mod requirements;
 mod rewind;
 mod status_page;
@@ -15,6 +17,6 @@ mod worker_sessions;
 
 pub use assemble::{Server, Settings};
 pub use care::Care;
-pub use mortar_scheduler::{Config as SchedulerConfig, Scheduler, WorkerLink};
+pub use mortar_scheduler::{Abandoned, Config as SchedulerConfig, KnownPool, Scheduler, WorkerLink};
 pub use mortar_store::LeaseTerms;
 pub use rewind::RewindStats;

@@ -12,7 +12,7 @@ use axum::{
     routing::get,
 };
 use maud::{DOCTYPE, Markup, PreEscaped, html};
-use mortar_scheduler::{Scheduler, Status};
+use mortar_scheduler::{Scheduler, Standing, Status};
 use mortar_services::{OperationSummary, Operations, Traffic};
 use mortar_store::{Completeness, DiskStore, StoreStats};
 use std::{sync::Arc, time::Duration};
@@ -147,13 +147,22 @@ fn workers(status: &Status) -> Markup {
                                 td { (worker.busy) " of " (worker.slots) }
                                 td { @for property in &worker.platform.properties { code { (property.name) "=" (property.value) } " " } }
                                 td { (duration(worker.connected_for)) }
-                                td { @if worker.draining { "draining" } @else { "serving" } }
+                                td { (standing(worker.standing)) }
                             }
                         }
                     }
                 }
             }
         }
+    }
+}
+
+fn standing(standing: Standing) -> &'static str {
+    match standing {
+        Standing::Serving => "serving",
+        Standing::Paused => "paused",
+        Standing::Draining => "draining",
+        Standing::Away => "its connection is interrupted",
     }
 }
 
@@ -169,6 +178,21 @@ fn queue(status: &Status, operations: &[OperationSummary]) -> Markup {
                 dt { "Joined one in flight" } dd { (status.counters.merged) }
                 dt { "Tried again" } dd { (status.counters.retried) }
                 dt { "Failed" } dd { (status.counters.failed) }
+            }
+            @if !status.waiting.is_empty() {
+                table {
+                    thead { tr { th { "Waiting" } th { "Platform" } th { "For" } th { "Why" } } }
+                    tbody {
+                        @for group in &status.waiting {
+                            tr {
+                                td { (group.queued) }
+                                td { @for property in &group.platform.properties { code { (property.name) "=" (property.value) } " " } }
+                                td { (duration(group.oldest_wait)) }
+                                td { (group.reason) }
+                            }
+                        }
+                    }
+                }
             }
             @if !status.running.is_empty() {
                 table {

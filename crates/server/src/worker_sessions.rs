@@ -35,9 +35,11 @@ impl worker::worker_session_server::WorkerSession for Service {
         let mut incoming = request.into_inner();
         let hello = hello(incoming.message().await?).map_err(|error| to_status(&error))?;
         let span = tracing::info_span!("worker", name = hello.name);
+        let held = hello.held.iter().map(|held| (held.execution.clone(), held.action_digest.function()));
+        let functions = held.collect();
         let link = self.scheduler.attach(hello).await.map_err(|error| to_status(&error))?;
         let (outgoing, receiver) = mpsc::channel(OUTGOING);
-        tokio::spawn(converse(link, incoming, outgoing).instrument(span));
+        tokio::spawn(converse(link, incoming, outgoing, functions).instrument(span));
         Ok(Response::new(tokio_stream::wrappers::ReceiverStream::new(receiver).boxed()))
     }
 }
@@ -55,8 +57,8 @@ async fn converse(
     mut link: WorkerLink,
     mut incoming: Streaming<worker::FromWorker>,
     outgoing: mpsc::Sender<Result<worker::ToWorker, Status>>,
+    mut functions: HashMap<ExecutionId, DigestFunction>,
 ) {
-    let mut functions = HashMap::new();
     loop {
         tokio::select! {
             command = link.commands.recv() => {

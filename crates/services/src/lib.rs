@@ -29,7 +29,7 @@ use mortar_model::{
 use mortar_wire::reapi;
 use std::{sync::Arc, time::Duration};
 
-pub use operations::{OperationSummary, Operations};
+pub use operations::{OperationJournal, OperationSummary, Operations, Resumed};
 pub use traffic::Traffic;
 
 /// What stands behind the services.

@@ -1,18 +1,21 @@
 //! Executions in flight, by operation name: who watches, what they are told, and when one that nobody watches ends.
 //!
 //! An execution outlives the stream that began it, so that WaitExecution can take it up after a broken connection. It
-//! is dropped, and with it the work, when nobody has watched it for the grace.
+//! is dropped, and with it the work, when nobody has watched it for the grace. With a journal it outlives the server.
 
 use futures::FutureExt;
 use mortar_model::{
     Context, Digest, Error, ExecuteRequest, ExecutionMetadata, Executor, Kind, Outcome, Progress, Result,
-    Stage,
+    Stage, context,
 };
 use parking_lot::Mutex;
 use std::{
     collections::{HashMap, VecDeque},
     panic::AssertUnwindSafe,
-    sync::Arc,
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, Instant},
 };
 use tokio::sync::watch;
@@ -22,6 +25,29 @@ use tokio::sync::watch;
 pub struct Operations {
     executor: Arc<dyn Executor>,
     known: Arc<Mutex<Known>>,
+    journal: Option<Arc<dyn OperationJournal>>,
+    closing: Arc<AtomicBool>,
+}
+
+/// Keeps the operations that wait or run, for after a restart of the server. Must not make its caller wait.
+pub trait OperationJournal: Send + Sync {
+    /// An operation was queued. Its name is in the context. The answer stands for it from now on.
+    fn begun(&self, context: &Context, request: &ExecuteRequest) -> u64;
+    /// A worker has it.
+    fn started(&self, number: u64);
+    /// It need not be kept any longer.
+    fn ended(&self, number: u64);
+}
+
+/// An operation that was open when an earlier run of the server ended. Its name, and whether it ran, are in the context.
+#[derive(Clone, Debug)]
+pub struct Resumed {
+    /// What the journal calls it.
+    pub number: u64,
+    /// For whom.
+    pub context: Context,
+    /// What.
+    pub request: ExecuteRequest,
 }
 
 /// Operations by name, and the names of those that are over, oldest first.
@@ -52,6 +78,11 @@ pub(crate) struct Operation {
     pub(crate) context: Context,
     pub(crate) action_digest: Digest,
     state: watch::Sender<State>,
+    /// What the journal calls it, once that has it.
+    kept: OnceLock<u64>,
+    started: AtomicBool,
+    /// Whether a client ever watched it, in this run of the server.
+    watched: AtomicBool,
 }
 
 /// What is known of an execution by now.
@@ -85,7 +116,9 @@ pub struct OperationSummary {
 
 impl Operations {
     /// The time that a client has to come back after its connection broke.
-    pub const GRACE: Duration = Duration::from_millis(1_500);
+    pub const GRACE: Duration = Duration::from_millis(1_200);
+    /// The time that a client has to come back after the server was restarted.
+    pub const RESTART_GRACE: Duration = Duration::from_secs(60);
     /// The time that an outcome stays known.
     pub const KEEP: Duration = Duration::from_secs(120);
     /// The number of outcomes that stay known; older ones are forgotten before their time.
@@ -93,7 +126,43 @@ impl Operations {
 
     /// Operations that `executor` carries out.
     pub fn new(executor: Arc<dyn Executor>) -> Self {
-        Self { executor, known: Arc::default() }
+        Self { executor, known: Arc::default(), journal: None, closing: Arc::default() }
+    }
+
+    /// With a journal, in which they are kept while they wait and run.
+    #[must_use]
+    pub fn with_journal(mut self, journal: Arc<dyn OperationJournal>) -> Self {
+        self.journal = Some(journal);
+        self
+    }
+
+    /// Takes up what was open when an earlier run of the server ended, under the names of then.
+    pub fn resume(&self, open: Vec<Resumed>) {
+        for Resumed { number, context, request } in open {
+            let operation = context.operation.clone().unwrap_or_default();
+            let kept = OnceLock::from(number);
+            let (state, _) = watch::channel(State::default());
+            let operation = Arc::new(Operation {
+                name: operation.name.clone(),
+                context,
+                action_digest: request.action_digest,
+                state,
+                kept,
+                started: AtomicBool::new(operation.was_running),
+                watched: AtomicBool::new(false),
+            });
+            self.begin(operation, request);
+        }
+    }
+
+    /// From now on, what ends for want of a server is kept in the journal.
+    pub fn close(&self) {
+        self.closing.store(true, Ordering::Relaxed);
+    }
+
+    fn begin(&self, operation: Arc<Operation>, request: ExecuteRequest) {
+        self.known.lock().operations.insert(operation.name.clone(), operation.clone());
+        tokio::spawn(self.clone().carry_out(operation, request));
     }
 
     /// Those that are not over, for people.
@@ -119,9 +188,17 @@ impl Operations {
             instance => format!("{instance}/operations/{id}"),
         };
         let (state, states) = watch::channel(State::default());
-        let operation = Arc::new(Operation { name, context, action_digest: request.action_digest, state });
-        self.known.lock().operations.insert(operation.name.clone(), operation.clone());
-        tokio::spawn(self.clone().carry_out(operation.clone(), request));
+        let known = context::Operation { name: name.clone(), was_running: false };
+        let operation = Arc::new(Operation {
+            name,
+            context: Context { operation: Some(Arc::new(known)), ..context },
+            action_digest: request.action_digest,
+            state,
+            kept: OnceLock::new(),
+            started: AtomicBool::new(false),
+            watched: AtomicBool::new(true),
+        });
+        self.begin(operation.clone(), request);
         Watch { operation, states }
     }
 
@@ -129,24 +206,29 @@ impl Operations {
     pub(crate) fn watch(&self, name: &str) -> Result<Watch> {
         let operation = self.known.lock().operations.get(name).cloned().ok_or_else(|| {
             Error::not_found("operation", name).hint(
-                "operations are known for two minutes after their end, and not after a restart of the server",
+                "operations are known while they wait and run, and for two minutes after their end if the server is \
+                 not restarted meanwhile",
             )
         })?;
         let states = operation.state.subscribe();
+        operation.watched.store(true, Ordering::Relaxed);
         Ok(Watch { operation, states })
     }
 
     async fn carry_out(self, operation: Arc<Operation>, request: ExecuteRequest) {
-        let progress = Reporter(&operation.state);
+        let progress =
+            Reporter { operation: &operation, request: &request, journal: self.journal.as_deref() };
         let execution =
-            AssertUnwindSafe(self.executor.execute(&operation.context, request, &progress)).catch_unwind();
+            AssertUnwindSafe(self.executor.execute(&operation.context, request.clone(), &progress))
+                .catch_unwind();
         let outcome = tokio::select! {
             outcome = execution => outcome.unwrap_or_else(|_| Err(Error::internal("the execution ended by a defect of the server"))),
-            () = self.abandoned(&operation.state) => {
+            () = self.abandoned(&operation) => {
                 let message = format!("nobody waits for operation `{}` any more", operation.name);
                 Err(Error::new(Kind::Cancelled { message }))
             }
         };
+        self.forget_kept(&operation, &outcome);
         operation.state.send_modify(|state| {
             if let Ok(outcome) = &outcome {
                 state.metadata = outcome.result.metadata.clone();
@@ -161,23 +243,54 @@ impl Operations {
         self.known.lock().operations.remove(&watch.operation.name);
     }
 
+    /// Takes what ended out of the journal. What ended because the server does is taken up after its restart.
+    fn forget_kept(&self, operation: &Operation, outcome: &Result<Outcome>) {
+        let unavailable =
+            outcome.as_ref().is_err_and(|error| matches!(error.kind(), Kind::Unavailable { .. }));
+        if unavailable && self.closing.load(Ordering::Relaxed) {
+            return;
+        }
+        if let (Some(journal), Some(number)) = (&self.journal, operation.kept.get()) {
+            journal.ended(*number);
+        }
+    }
+
     /// Returns when nobody has watched for the grace.
-    async fn abandoned(&self, state: &watch::Sender<State>) {
+    async fn abandoned(&self, operation: &Operation) {
+        let begun = Instant::now();
         loop {
-            state.closed().await;
+            operation.state.closed().await;
             tokio::time::sleep(Self::GRACE).await;
-            if state.is_closed() {
+            let known = operation.watched.load(Ordering::Relaxed);
+            if operation.state.is_closed() && (known || begun.elapsed() >= Self::RESTART_GRACE) {
                 return;
             }
         }
     }
 }
 
-struct Reporter<'a>(&'a watch::Sender<State>);
+struct Reporter<'a> {
+    operation: &'a Operation,
+    request: &'a ExecuteRequest,
+    journal: Option<&'a dyn OperationJournal>,
+}
+
+impl Reporter<'_> {
+    /// What waits or runs is kept; what the cache answers is not worth it.
+    fn keep(&self, stage: Stage) {
+        let Some(journal) = self.journal.filter(|_| stage >= Stage::Queued) else { return };
+        let operation = self.operation;
+        let number = *operation.kept.get_or_init(|| journal.begun(&operation.context, self.request));
+        if stage == Stage::Executing && !operation.started.swap(true, Ordering::Relaxed) {
+            journal.started(number);
+        }
+    }
+}
 
 impl Progress for Reporter<'_> {
     fn report(&self, stage: Stage, metadata: &ExecutionMetadata) {
-        self.0.send_modify(|state| {
+        self.keep(stage);
+        self.operation.state.send_modify(|state| {
             state.stage = Some(stage);
             state.metadata = metadata.clone();
         });

@@ -4,10 +4,12 @@
 //! The text of the protocols is in `proto/`; `cargo xtask codegen` makes `src/generated` from it.
 
 mod action;
+mod auxiliary;
 mod chunks;
 mod codec;
 mod digest;
 mod execution;
+pub mod journal;
 pub mod lease;
 mod merkle;
 pub mod metadata;
@@ -44,6 +46,8 @@ pub use generated::google::longrunning;
 pub use generated::google::rpc;
 /// Care of a data directory, over its admin socket.
 pub use generated::mortar::admin::v1 as admin;
+/// What is told of executions beyond REAPI, and kept of operations.
+pub use generated::mortar::execution::v1 as execution_extras;
 /// The worker session.
 pub use generated::mortar::worker::v1 as worker;
 
@@ -78,6 +82,11 @@ mod generated {
         pub mod admin {
             pub mod v1 {
                 include!("generated/mortar.admin.v1.rs");
+            }
+        }
+        pub mod execution {
+            pub mod v1 {
+                include!("generated/mortar.execution.v1.rs");
             }
         }
         pub mod worker {

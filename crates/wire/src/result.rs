@@ -1,7 +1,7 @@
 //! Action results on the wire.
 
 use crate::{
-    digest_to_wire, duration_to_wire,
+    auxiliary, digest_to_wire, duration_to_wire,
     merkle::{properties_from_wire, properties_to_wire},
     optional_digest, reapi, required_digest,
     time::timestamp_from_wire,
@@ -54,7 +54,7 @@ pub fn result_to_wire(result: &ActionResult) -> reapi::ActionResult {
 /// Who executed and when.
 pub fn metadata_from_wire(metadata: reapi::ExecutedActionMetadata) -> ExecutionMetadata {
     let duration = metadata.virtual_execution_duration;
-    ExecutionMetadata {
+    let mut known = ExecutionMetadata {
         worker: metadata.worker,
         queued: timestamp_from_wire(metadata.queued_timestamp),
         worker_start: timestamp_from_wire(metadata.worker_start_timestamp),
@@ -66,7 +66,11 @@ pub fn metadata_from_wire(metadata: reapi::ExecutedActionMetadata) -> ExecutionM
         virtual_execution_duration: duration.and_then(|duration| duration.try_into().ok()),
         output_upload_start: timestamp_from_wire(metadata.output_upload_start_timestamp),
         output_upload_completed: timestamp_from_wire(metadata.output_upload_completed_timestamp),
-    }
+        usage: None,
+        waiting: None,
+    };
+    auxiliary::from_wire(&metadata.auxiliary_metadata, &mut known);
+    known
 }
 
 /// Who executed and when, as messages hold it.
@@ -83,7 +87,7 @@ pub fn metadata_to_wire(metadata: &ExecutionMetadata) -> reapi::ExecutedActionMe
         virtual_execution_duration: metadata.virtual_execution_duration.map(duration_to_wire),
         output_upload_start_timestamp: metadata.output_upload_start.map(timestamp_to_wire),
         output_upload_completed_timestamp: metadata.output_upload_completed.map(timestamp_to_wire),
-        auxiliary_metadata: Vec::new(),
+        auxiliary_metadata: auxiliary::to_wire(metadata),
     }
 }
 

@@ -8,7 +8,8 @@ use crate::{
 };
 use mortar_model::{
     Context, DigestFunction, InstanceName, Result,
-    session::{ExecutionId, FromWorker, Hello, Run, ToWorker},
+    context::Operation,
+    session::{Capacity, ExecutionId, FromWorker, Held, Hello, Run, ToWorker},
 };
 use std::sync::Arc;
 
@@ -16,12 +17,7 @@ use std::sync::Arc;
 pub fn from_worker_to_wire(message: &FromWorker) -> wire::FromWorker {
     use wire::from_worker::Message;
     let message = match message {
-        FromWorker::Hello(hello) => Message::Hello(wire::Hello {
-            version: hello.version,
-            name: hello.name.clone(),
-            slots: hello.slots,
-            platform: Some(platform_to_wire(&hello.platform)),
-        }),
+        FromWorker::Hello(hello) => Message::Hello(hello_to_wire(hello)),
         FromWorker::Progress { execution, metadata } => Message::Progress(wire::Progress {
             execution_id: execution.to_string(),
             metadata: Some(metadata_to_wire(metadata)),
@@ -53,12 +49,7 @@ pub fn from_worker_from_wire(
 ) -> Result<FromWorker> {
     use wire::from_worker::Message;
     Ok(match required("message", message.message)? {
-        Message::Hello(hello) => FromWorker::Hello(Hello {
-            version: hello.version,
-            name: hello.name,
-            slots: hello.slots,
-            platform: hello.platform.map(platform_from_wire).unwrap_or_default(),
-        }),
+        Message::Hello(hello) => FromWorker::Hello(hello_from_wire(hello)?),
         Message::Progress(progress) => FromWorker::Progress {
             execution: ExecutionId(progress.execution_id.into()),
             metadata: progress.metadata.map(metadata_from_wire).unwrap_or_default(),
@@ -94,8 +85,13 @@ pub fn to_worker_to_wire(message: &ToWorker) -> wire::ToWorker {
             request_metadata: Some(metadata::to_wire(&run.context.request)),
             metadata: Some(metadata_to_wire(&run.metadata)),
             default_timeout: Some(duration_to_wire(run.default_timeout)),
+            operation: operation_name(&run.context),
         }),
         ToWorker::Cancel(execution) => Message::Cancel(wire::Cancel { execution_id: execution.to_string() }),
+        ToWorker::Delivered(execution) => {
+            Message::Delivered(wire::Delivered { execution_id: execution.to_string() })
+        }
+        ToWorker::Drain => Message::Drain(wire::Drain {}),
         ToWorker::Heartbeat => Message::Heartbeat(wire::Heartbeat {}),
     };
     wire::ToWorker { message: Some(message) }
@@ -112,17 +108,17 @@ pub fn to_worker_from_wire(message: wire::ToWorker) -> Result<ToWorker> {
         }
         Message::Run(run) => ToWorker::Run(Box::new(run_from_wire(run)?)),
         Message::Cancel(cancel) => ToWorker::Cancel(ExecutionId(cancel.execution_id.into())),
+        Message::Delivered(delivered) => ToWorker::Delivered(ExecutionId(delivered.execution_id.into())),
+        Message::Drain(_) => ToWorker::Drain,
         Message::Heartbeat(_) => ToWorker::Heartbeat,
     })
 }
 
 fn run_from_wire(run: wire::Run) -> Result<Run> {
     let function = digest_function(run.digest_function)?;
-    let request = run.request_metadata.map(metadata::from_wire).unwrap_or_default();
-    let instance = InstanceName::parse(&run.instance_name)?;
     Ok(Run {
         execution: ExecutionId(run.execution_id.into()),
-        context: Context { instance, request: Arc::new(request), ..Context::default() },
+        context: context(&run.instance_name, run.request_metadata, run.operation)?,
         action_digest: required_digest("action_digest", function, run.action_digest)?,
         metadata: run.metadata.map(metadata_from_wire).unwrap_or_default(),
         default_timeout: duration_from_wire(
@@ -130,4 +126,109 @@ fn run_from_wire(run: wire::Run) -> Result<Run> {
             required("default_timeout", run.default_timeout)?,
         )?,
     })
+}
+
+fn hello_to_wire(hello: &Hello) -> wire::Hello {
+    let held = hello.held.iter().map(|held| wire::Held {
+        execution_id: held.execution.to_string(),
+        instance_name: held.context.instance.to_string(),
+        digest_function: function_to_wire(held.action_digest.function()).into(),
+        action_digest: Some(digest_to_wire(held.action_digest)),
+        request_metadata: Some(metadata::to_wire(&held.context.request)),
+        operation: operation_name(&held.context),
+    });
+    let Capacity { cpu_millis, memory } = hello.capacity;
+    wire::Hello {
+        version: hello.version,
+        name: hello.name.clone(),
+        slots: hello.slots,
+        platform: Some(platform_to_wire(&hello.platform)),
+        capacity: Some(wire::Capacity { cpu_millis, memory }),
+        process: hello.process.clone(),
+        layers: hello.layers.clone(),
+        images: hello.images.clone(),
+        draining: hello.draining,
+        held: held.collect(),
+    }
+}
+
+fn hello_from_wire(hello: wire::Hello) -> Result<Hello> {
+    let held = hello.held.into_iter().map(|held| {
+        let function = digest_function(held.digest_function)?;
+        Ok(Held {
+            execution: ExecutionId(held.execution_id.into()),
+            context: context(&held.instance_name, held.request_metadata, held.operation)?,
+            action_digest: required_digest("action_digest", function, held.action_digest)?,
+        })
+    });
+    let capacity = hello.capacity.unwrap_or_default();
+    Ok(Hello {
+        version: hello.version,
+        name: hello.name,
+        slots: hello.slots,
+        platform: hello.platform.map(platform_from_wire).unwrap_or_default(),
+        capacity: Capacity { cpu_millis: capacity.cpu_millis, memory: capacity.memory },
+        process: hello.process,
+        layers: hello.layers,
+        images: hello.images,
+        draining: hello.draining,
+        held: held.collect::<Result<_>>()?,
+    })
+}
+
+fn operation_name(context: &Context) -> String {
+    context.operation.as_ref().map(|operation| operation.name.clone()).unwrap_or_default()
+}
+
+/// For whom an attempt is made.
+fn context(
+    instance: &str,
+    request: Option<crate::reapi::RequestMetadata>,
+    operation: String,
+) -> Result<Context> {
+    let request = request.map(metadata::from_wire).unwrap_or_default();
+    let operation = (!operation.is_empty()).then_some(Operation { name: operation, was_running: false });
+    Ok(Context {
+        instance: InstanceName::parse(instance)?,
+        request: Arc::new(request),
+        operation: operation.map(Arc::new),
+        ..Context::default()
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use mortar_model::{Digest, Platform, session::VERSION};
+
+    #[test]
+    fn a_greeting_comes_back_with_what_is_held() {
+        let operation = Operation { name: "operations/1".into(), was_running: false };
+        let context = Context { operation: Some(Arc::new(operation)), ..Context::default() };
+        let action_digest = Digest::of(DigestFunction::Blake3, b"a");
+        let hello = Hello {
+            version: VERSION,
+            name: "w".into(),
+            slots: 3,
+            platform: Platform::new([("a".into(), "b".into())]),
+            capacity: Capacity { cpu_millis: 1500, memory: 7 },
+            process: "p".into(),
+            layers: vec!["pid".into()],
+            images: vec!["debian".into()],
+            draining: true,
+            held: vec![Held { execution: ExecutionId("1".into()), context, action_digest }],
+        };
+        let said = FromWorker::Hello(hello);
+        let wire = from_worker_to_wire(&said);
+        let heard = from_worker_from_wire(wire, |_| DigestFunction::Sha256).map(|heard| format!("{heard:?}"));
+        assert_eq!(heard.ok(), Some(format!("{said:?}")));
+    }
+
+    #[test]
+    fn a_greeting_of_the_first_version_is_understood() {
+        let first = wire::Hello { version: 1, name: "w".into(), slots: 2, ..Default::default() };
+        let hello = hello_from_wire(first).unwrap_or_default();
+        assert_eq!((hello.version, hello.slots, hello.capacity), (1, 2, Capacity::default()));
+        assert!(hello.process.is_empty() && hello.held.is_empty());
+    }
 }

@@ -1,6 +1,6 @@
 //! What a worker is told when it is set up.
 
-use mortar_model::{ActionCache, BlobStore, LocalFiles, Platform};
+use mortar_model::{ActionCache, BlobStore, LocalFiles, Platform, session::Capacity};
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
 /// How a worker works.
@@ -12,6 +12,8 @@ pub struct WorkerConfig {
     pub slots: u32,
     /// What is offered to actions.
     pub platform: Platform,
+    /// What the actions may use together; where 0, what the machine has.
+    pub capacity: Capacity,
     /// Where input roots are built: best on the file system of the local store, so that files can be linked.
     pub work_directory: PathBuf,
     /// Applied where neither the action nor the server names a limit.
@@ -32,6 +34,7 @@ impl WorkerConfig {
             name: name.into(),
             slots: u32::try_from(slots).unwrap_or(1),
             platform: Platform::default(),
+            capacity: Capacity::default(),
             work_directory: work_directory.into(),
             default_timeout: Duration::from_secs(15 * 60),
             maximum_timeout: Duration::from_secs(24 * 60 * 60),

@@ -1,14 +1,14 @@
 //! A worker that dials its server: one gRPC stream, dialled again for as long as we serve.
 
-use crate::{Phase, SessionEnd, Shutdown, Worker, serve};
+use crate::{Phase, SessionEnd, Shutdown, Worker, session::Attempts};
 use futures::StreamExt;
 use mortar_model::{
     Error, Kind, Result,
-    session::{FromWorker, ToWorker},
+    session::{FromWorker, OLDEST_VERSION, ToWorker, VERSION},
 };
 use mortar_wire::{session as convert, worker as wire, worker::worker_session_client::WorkerSessionClient};
 use prost::Message;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::{Channel, Endpoint};
@@ -18,23 +18,47 @@ const FIRST_WAIT: Duration = Duration::from_millis(50);
 const LONGEST_WAIT: Duration = Duration::from_millis(800);
 /// How long a dial may take, and how long a server that is asked whether it lives may take to answer.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// How long what runs goes on while there is no server that it could be delivered to.
+const KEPT: Duration = Duration::from_secs(10 * 60);
 /// Messages that wait on either side of the stream.
 const IN_FLIGHT: usize = 64;
 /// The largest message of a session, which the server keeps to as well: a result may name very many outputs.
 const LARGEST_MESSAGE: usize = 64 << 20;
 
 /// Serves the server at `address` (`grpc://HOST:PORT` or `unix:PATH`) until we are asked to stop. Only an address that
-/// is none is an error: a server that cannot be reached, or goes away, is dialled again.
+/// is none is an error: a server that cannot be reached, or goes away, is dialled again. What runs when it goes away goes
+/// on, and is brought along into the next session.
 pub async fn connect(worker: Worker, address: &str, mut shutdown: Shutdown) -> Result<()> {
     let endpoint = endpoint(address)?;
+    let mut attempts = Attempts::new(worker);
+    let served = dial(&mut attempts, address, &endpoint, &mut shutdown).await;
+    attempts.stop().await;
+    served
+}
+
+async fn dial(
+    attempts: &mut Attempts,
+    address: &str,
+    endpoint: &Endpoint,
+    shutdown: &mut Shutdown,
+) -> Result<()> {
     let mut wait = FIRST_WAIT;
     let mut told = None;
+    let mut alone_since = Instant::now();
     while shutdown.phase() == Phase::Serving {
-        match attempt(&worker, &endpoint, &mut shutdown).await {
+        match attempt(attempts, endpoint, shutdown).await {
             Attempt::Over => return Ok(()),
             Attempt::Ended(end) => {
                 tracing::warn!(address, ?end, "the session with the server ended; dialling again");
-                (wait, told) = (FIRST_WAIT, None);
+                (wait, told, alone_since) = (FIRST_WAIT, None, Instant::now());
+                // It may be another release that answers next.
+                attempts.offer(VERSION).await;
+            }
+            // An older server refuses what it does not know, and is asked again in its own words.
+            Attempt::Failed(error) if is_refusal(&error) && attempts.version() > OLDEST_VERSION => {
+                tracing::info!(address, "the server refuses this version of the session: {error}");
+                attempts.offer(attempts.version() - 1).await;
+                continue;
             }
             Attempt::Failed(error) if is_final(&error) => return Err(error),
             Attempt::Failed(error) => {
@@ -47,6 +71,10 @@ pub async fn connect(worker: Worker, address: &str, mut shutdown: Shutdown) -> R
                     told = Some(text);
                 }
             }
+        }
+        if !attempts.is_empty() && alone_since.elapsed() >= KEPT {
+            tracing::warn!(address, "the server stays away; what ran for it is stopped");
+            attempts.stop().await;
         }
         tokio::select! {
             () = tokio::time::sleep(wait) => wait = (wait * 2).min(LONGEST_WAIT),
@@ -66,13 +94,13 @@ enum Attempt {
     Failed(Error),
 }
 
-async fn attempt(worker: &Worker, endpoint: &Endpoint, shutdown: &mut Shutdown) -> Attempt {
+async fn attempt(attempts: &mut Attempts, endpoint: &Endpoint, shutdown: &mut Shutdown) -> Attempt {
     let channel = tokio::select! {
         channel = endpoint.connect() => channel,
         _ = shutdown.beyond(Phase::Serving) => return Attempt::Over,
     };
     match channel {
-        Ok(channel) => session(worker, channel, shutdown.clone()).await,
+        Ok(channel) => session(attempts, channel, shutdown.clone()).await,
         Err(error) => {
             let cause = innermost(&error);
             Attempt::Failed(Error::new(Kind::Unavailable {
@@ -81,6 +109,11 @@ async fn attempt(worker: &Worker, endpoint: &Endpoint, shutdown: &mut Shutdown) 
             }))
         }
     }
+}
+
+/// That the server does not speak with such a worker.
+fn is_refusal(error: &Error) -> bool {
+    matches!(error.kind(), Kind::FailedPrecondition { .. })
 }
 
 /// What another dial would not change: the server refuses this worker, or knows no workers.
@@ -124,11 +157,11 @@ fn endpoint(address: &str) -> Result<Endpoint> {
         .tcp_nodelay(true))
 }
 
-/// One session: `serve` on this side of the channels, the stream on the other.
-async fn session(worker: &Worker, channel: Channel, shutdown: Shutdown) -> Attempt {
+/// One session: the attempts on this side of the channels, the stream on the other.
+async fn session(attempts: &mut Attempts, channel: Channel, shutdown: Shutdown) -> Attempt {
     let (to_server, from_us) = mpsc::channel(IN_FLIGHT);
     let (to_us, from_server) = mpsc::channel(IN_FLIGHT);
-    let serving = serve(worker.clone(), to_server, from_server, shutdown);
+    let serving = attempts.serve(to_server, from_server, shutdown);
     let (end, carried) = tokio::join!(Box::pin(serving), Box::pin(carry(channel, from_us, to_us)));
     match (end, carried) {
         (SessionEnd::Shutdown, _) => Attempt::Over,

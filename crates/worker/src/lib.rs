@@ -13,6 +13,7 @@
 
 mod beneath;
 mod blocking;
+mod capacity;
 mod collect;
 mod config;
 mod connect;
@@ -27,6 +28,7 @@ mod session;
 mod shutdown;
 mod stage;
 mod tree;
+mod undelivered;
 mod upload;
 
 pub use config::{Limits, Stores, WorkerConfig};

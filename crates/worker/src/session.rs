@@ -1,18 +1,19 @@
 //! A worker's side of its conversation with a server, over channels: in one process they are all there is, elsewhere
-//! `connect.rs` has a stream at their other end.
+//! `connect.rs` has a stream at their other end. What is taken on in one session can be carried over into the next.
 //!
 //! The loop never waits to send while there is something to hear: what is to be said waits in a queue, which is short,
 //! since all of it is about the few actions that run.
 
-use crate::{Phase, Shutdown, Worker};
+use crate::{Phase, Shutdown, Worker, capacity, undelivered::Undelivered};
 use mortar_model::{
-    Blame, Error, ExecutionMetadata, Kind, Outcome, Progress, Result, Stage,
-    session::{ExecutionId, FromWorker, Hello, Run, ToWorker, VERSION},
+    Blame, Context, Digest, Error, ExecutionMetadata, Kind, Outcome, Progress, Result, Stage,
+    clock::since_epoch,
+    session::{ExecutionId, FromWorker, Held, Hello, OLDEST_VERSION, Run, ToWorker, VERSION},
 };
 use std::{
     collections::{HashMap, VecDeque},
     sync::Arc,
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 use tokio::{
     sync::mpsc,
@@ -30,7 +31,7 @@ const FIRST_HEARTBEAT: Duration = Duration::from_secs(5);
 pub enum SessionEnd {
     /// We were asked to stop, and did.
     Shutdown,
-    /// The server is gone. What ran for it was stopped.
+    /// The server is gone.
     Lost,
     /// The server speaks another version.
     Incompatible,
@@ -43,48 +44,87 @@ pub async fn serve(
     incoming: mpsc::Receiver<ToWorker>,
     shutdown: Shutdown,
 ) -> SessionEnd {
-    let (reports, heard) = mpsc::unbounded_channel();
-    let mut session = Session {
-        unsaid: VecDeque::from([FromWorker::Hello(hello(&worker))]),
-        worker,
-        running: HashMap::new(),
-        tasks: JoinSet::new(),
-        reports,
-        phase: Phase::Serving,
-    };
-    let end = session.converse(&outgoing, incoming, heard, shutdown).await;
-    session.stop_all();
-    while session.tasks.join_next().await.is_some() {}
+    let mut attempts = Attempts::new(worker);
+    let end = attempts.serve(outgoing, incoming, shutdown).await;
+    attempts.stop().await;
     end
 }
 
-fn hello(worker: &Worker) -> Hello {
-    let config = worker.config();
-    Hello {
-        version: VERSION,
-        name: config.name.clone(),
-        slots: config.slots.max(1),
-        platform: config.platform.clone(),
-    }
-}
-
-struct Session {
+/// What a worker has taken on, over any number of sessions with a server.
+pub(crate) struct Attempts {
     worker: Worker,
-    running: HashMap<ExecutionId, CancellationToken>,
+    /// Tells this run of the worker from others.
+    process: String,
+    /// The version that is offered, then the one that is spoken.
+    version: u32,
+    running: HashMap<ExecutionId, Running>,
+    undelivered: Undelivered,
     tasks: JoinSet<(ExecutionId, Result<Outcome>)>,
     reports: mpsc::UnboundedSender<FromWorker>,
+    heard: mpsc::UnboundedReceiver<FromWorker>,
     unsaid: VecDeque<FromWorker>,
     phase: Phase,
 }
 
-impl Session {
-    async fn converse(
+struct Running {
+    cancelled: CancellationToken,
+    context: Context,
+    action_digest: Digest,
+}
+
+impl Attempts {
+    pub(crate) fn new(worker: Worker) -> Self {
+        let (reports, heard) = mpsc::unbounded_channel();
+        let began = since_epoch(SystemTime::now()).as_nanos();
+        let process = format!("{}-{}-{began:x}", worker.config().name, std::process::id());
+        Self {
+            worker,
+            process,
+            version: VERSION,
+            running: HashMap::new(),
+            undelivered: Undelivered::default(),
+            tasks: JoinSet::new(),
+            reports,
+            heard,
+            unsaid: VecDeque::new(),
+            phase: Phase::Serving,
+        }
+    }
+
+    /// Offers this version from the next session on. The first knows nothing of what is carried over.
+    pub(crate) async fn offer(&mut self, version: u32) {
+        self.version = version;
+        if version == OLDEST_VERSION {
+            self.stop().await;
+        }
+    }
+
+    /// The version that is offered, or was spoken last.
+    pub(crate) fn version(&self) -> u32 {
+        self.version
+    }
+
+    /// Whether nothing is carried over.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.running.is_empty() && self.undelivered.is_empty()
+    }
+
+    /// Stops what runs, and forgets what was not delivered.
+    pub(crate) async fn stop(&mut self) {
+        self.stop_all();
+        while self.tasks.join_next().await.is_some() {}
+        self.running.clear();
+        self.undelivered = Undelivered::default();
+    }
+
+    /// One session. What runs at its end goes on.
+    pub(crate) async fn serve(
         &mut self,
-        outgoing: &mpsc::Sender<FromWorker>,
+        outgoing: mpsc::Sender<FromWorker>,
         mut incoming: mpsc::Receiver<ToWorker>,
-        mut heard: mpsc::UnboundedReceiver<FromWorker>,
         mut shutdown: Shutdown,
     ) -> SessionEnd {
+        self.begin();
         let mut heartbeat = ticks(FIRST_HEARTBEAT);
         loop {
             if self.phase > Phase::Serving && self.tasks.is_empty() && self.unsaid.is_empty() {
@@ -97,34 +137,75 @@ impl Session {
                 },
                 message = incoming.recv() => match message {
                     None => return SessionEnd::Lost,
-                    Some(ToWorker::Welcome { version, .. }) if version != VERSION => {
-                        tracing::error!(theirs = version, ours = VERSION, "the server speaks another version");
-                        return SessionEnd::Incompatible;
+                    Some(ToWorker::Welcome { version, heartbeat_interval }) => {
+                        if !(OLDEST_VERSION..=VERSION).contains(&version) {
+                            tracing::error!(theirs = version, ours = VERSION, "the server speaks another version");
+                            return SessionEnd::Incompatible;
+                        }
+                        self.version = version;
+                        heartbeat = ticks(heartbeat_interval / 2);
                     }
-                    Some(ToWorker::Welcome { heartbeat_interval, .. }) => heartbeat = ticks(heartbeat_interval / 2),
-                    Some(ToWorker::Run(run)) => self.start(*run),
-                    Some(ToWorker::Cancel(execution)) => self.cancel(&execution),
-                    Some(ToWorker::Heartbeat) => {}
+                    Some(message) => self.hear(message),
                 },
-                Some(report) = heard.recv() => self.unsaid.push_back(report),
-                Some(ended) = self.tasks.join_next(), if !self.tasks.is_empty() => {
-                    while let Ok(report) = heard.try_recv() {
-                        self.unsaid.push_back(report);
-                    }
-                    self.finish(ended);
-                }
+                Some(report) = self.heard.recv() => self.unsaid.push_back(report),
+                Some(ended) = self.tasks.join_next(), if !self.tasks.is_empty() => self.finish(ended),
                 _ = heartbeat.tick() => self.beat(),
                 phase = shutdown.beyond(self.phase) => self.advance(phase),
             }
         }
     }
 
+    /// Says who we are and what we hold, and then again how that ended which the server may not have heard.
+    fn begin(&mut self) {
+        self.unsaid.clear();
+        while let Some(ended) = self.tasks.try_join_next() {
+            self.finish(ended);
+        }
+        self.unsaid.clear();
+        let hello = self.hello();
+        self.unsaid.push_back(FromWorker::Hello(hello));
+        self.unsaid.extend(self.undelivered.again());
+    }
+
+    fn hello(&self) -> Hello {
+        let (config, slots) = (self.worker.config(), self.worker.config().slots.max(1));
+        let images = config.platform.properties.iter().filter(|property| property.name == IMAGE);
+        let running = self.running.iter().map(|(execution, running)| Held {
+            execution: execution.clone(),
+            context: running.context.clone(),
+            action_digest: running.action_digest,
+        });
+        Hello {
+            version: self.version,
+            name: config.name.clone(),
+            slots,
+            platform: config.platform.clone(),
+            capacity: capacity::of(config.capacity, slots),
+            process: self.process.clone(),
+            layers: vec![self.worker.layers().to_string()],
+            images: images.map(|property| property.value.clone()).collect(),
+            draining: self.phase > Phase::Serving,
+            held: running.chain(self.undelivered.held()).collect(),
+        }
+    }
+
+    fn hear(&mut self, message: ToWorker) {
+        match message {
+            ToWorker::Run(run) => self.start(*run),
+            ToWorker::Cancel(execution) => self.cancel(&execution),
+            ToWorker::Delivered(execution) => self.undelivered.delivered(&execution),
+            ToWorker::Drain => self.advance(Phase::Draining.max(self.phase)),
+            ToWorker::Welcome { .. } | ToWorker::Heartbeat => {}
+        }
+    }
+
     fn start(&mut self, run: Run) {
         let execution = run.execution.clone();
+        let slots = self.worker.config().slots.max(1);
         let refusal = if self.phase > Phase::Serving {
             Some("is shutting down".to_owned())
-        } else if self.running.len() >= self.worker.config().slots.max(1) as usize {
-            Some(format!("has all of its {} slots in use", self.worker.config().slots.max(1)))
+        } else if self.running.len() >= slots as usize {
+            Some(format!("has all of its {slots} slots in use"))
         } else if self.running.contains_key(&execution) {
             Some(format!("runs execution `{execution}` already"))
         } else {
@@ -137,7 +218,9 @@ impl Session {
             return self.unsaid.push_back(FromWorker::Finished { execution, outcome });
         }
         let cancelled = CancellationToken::new();
-        self.running.insert(execution.clone(), cancelled.clone());
+        let (context, action_digest) = (run.context.clone(), run.action_digest);
+        let running = Running { cancelled: cancelled.clone(), context, action_digest };
+        self.running.insert(execution.clone(), running);
         let progress = Arc::new(Reporter { execution: execution.clone(), reports: self.reports.clone() });
         let span = tracing::info_span!("execution", %execution, action = %run.action_digest);
         let worker = self.worker.clone();
@@ -153,23 +236,33 @@ impl Session {
     }
 
     fn cancel(&self, execution: &ExecutionId) {
-        if let Some(cancelled) = self.running.get(execution) {
-            cancelled.cancel();
+        if let Some(running) = self.running.get(execution) {
+            running.cancelled.cancel();
         }
     }
 
     fn stop_all(&self) {
-        self.running.values().for_each(CancellationToken::cancel);
+        self.running.values().for_each(|running| running.cancelled.cancel());
     }
 
     fn finish(&mut self, ended: Result<(ExecutionId, Result<Outcome>), tokio::task::JoinError>) {
+        // What it reported comes before its end.
+        while let Ok(report) = self.heard.try_recv() {
+            self.unsaid.push_back(report);
+        }
         match ended {
             Ok((execution, outcome)) => {
-                self.running.remove(&execution);
                 if let Err(error) = &outcome
                     && error.blame() == Blame::Server
                 {
                     tracing::error!(%execution, "the execution failed: {error}");
+                }
+                if let Some(running) =
+                    self.running.remove(&execution).filter(|_| self.version > OLDEST_VERSION)
+                {
+                    let (context, action_digest) = (running.context, running.action_digest);
+                    let held = Held { execution: execution.clone(), context, action_digest };
+                    self.undelivered.keep(held, &outcome);
                 }
                 self.unsaid.push_back(FromWorker::Finished { execution, outcome: Box::new(outcome) });
             }
@@ -193,6 +286,9 @@ impl Session {
         self.phase = phase;
     }
 }
+
+/// The property that names images.
+const IMAGE: &str = "container-image";
 
 fn ticks(period: Duration) -> Interval {
     let mut ticks = interval(period.max(Duration::from_millis(10)));

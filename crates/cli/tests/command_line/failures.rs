@@ -31,7 +31,8 @@ fn settings_that_cannot_be_meant() {
 
 #[test]
 fn files_that_cannot_be_understood() {
-    let known = "`listen`, `dir`, `max-size`, `default-timeout`, `max-timeout`, `queue-timeout`, `slots`";
+    let known = "`listen`, `dir`, `max-size`, `default-timeout`, `max-timeout`, `queue-timeout`, `pool-timeout`, \
+                 `start-grace`, `abandoned`, `ignore-property`, `pool`, `slots`, `cpus`, `memory`";
     for (text, said) in [
         ("max-sise = \"1GiB\"", format!("unknown field `max-sise`, expected one of {known}")),
         ("max-size = 5", "invalid type: integer `5`, expected a string".to_owned()),

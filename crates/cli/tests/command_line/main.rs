@@ -11,6 +11,7 @@ mod failures;
 mod help;
 mod memory;
 mod precedence;
+mod restarts;
 mod signals;
 mod usage;
 

@@ -26,6 +26,7 @@ async fn serve(address: &str, directory: &Path) -> String {
         directory: directory.join("data"),
         max_size: 2 << 30,
         scheduler: mortar_server::SchedulerConfig::default(),
+        queue: None,
     };
     let server = Server::assemble(settings).unwrap();
     let listener = Listener::bind(&address.parse().unwrap()).await.unwrap();

@@ -1,6 +1,7 @@
 //! The vocabulary of the state machine: what may happen to it, and what it wants done.
 
-use crate::Failure;
+use super::need::Need;
+use crate::{Failure, KnownPool};
 use mortar_model::{
     Context, Digest, ExecutionMetadata, Outcome, Platform, Stage,
     session::{FromWorker, Hello, ToWorker},
@@ -38,6 +39,13 @@ pub enum Event {
         /// How that was noticed.
         loss: Loss,
     },
+    /// The operator wants something of the workers of this name.
+    Tend {
+        /// Their name.
+        worker: String,
+        /// What.
+        wish: Wish,
+    },
     /// The deadline passed that [`State::next_deadline`](super::State::next_deadline) gave.
     Tick,
     /// Take nothing new, refuse what is queued, let what runs end within `drain`.
@@ -71,6 +79,19 @@ pub enum Effect {
         /// Why.
         loss: Loss,
     },
+    /// Keep these pools for after a restart.
+    Remember(Vec<KnownPool>),
+}
+
+/// What an operator may want of a worker.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wish {
+    /// Finish what runs, take nothing new until resumed; also in later sessions of that name.
+    Pause,
+    /// Take work again.
+    Resume,
+    /// Finish what runs, and leave.
+    Drain,
 }
 
 /// A client's wish to have one action run.
@@ -92,6 +113,8 @@ pub struct Submission {
     pub priority: i32,
     /// It may share an execution with identical actions in flight. False for `do_not_cache`.
     pub merge: bool,
+    /// What it says that it needs.
+    pub need: Need,
 }
 
 /// A submission with what the actor knows of it.
@@ -130,6 +153,8 @@ pub enum Loss {
     },
     /// The server closes.
     Closing,
+    /// It began another session.
+    Replaced,
 }
 
 impl fmt::Display for Loss {
@@ -139,6 +164,7 @@ impl fmt::Display for Loss {
             Self::Unresponsive => f.write_str("it did not read what it was sent"),
             Self::Silent { limit } => write!(f, "nothing was heard of it for {limit:?}"),
             Self::Closing => f.write_str("the server is closing"),
+            Self::Replaced => f.write_str("it began another session"),
         }
     }
 }

@@ -1,17 +1,27 @@
 //! One action in flight, however many clients wait for it and however many attempts it takes.
 
-use super::{Loss, Submitted, TicketId, WorkerId};
+use super::{Loss, Submitted, TicketId, WorkerId, classes::ClassId, need::Demand};
 use crate::Failure;
 use mortar_model::{
-    Context, Digest, ExecutionMetadata, InstanceName, Kind, Outcome, Platform, Stage, session::ExecutionId,
+    Context, Digest, ExecutionMetadata, InstanceName, Kind, Outcome, Stage, session::ExecutionId,
 };
-use std::{collections::BTreeSet, fmt, sync::Arc, time::Instant};
+use std::{
+    fmt,
+    sync::Arc,
+    time::{Instant, SystemTime},
+};
 
 /// Where a job stands in the queue: by priority, then by arrival.
 pub(super) type Order = (i32, u64);
 
-/// What identical actions have in common.
-pub(super) type MergeKey = (InstanceName, Digest);
+/// By what a job is found: by another client's wish for the same, or by the worker that holds it from before a restart.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Identity {
+    /// What identical actions have in common.
+    Action(InstanceName, Digest),
+    /// Of what must not be shared: the operation.
+    Operation(Arc<str>),
+}
 
 /// An action in flight. Named after the ticket that brought it.
 #[derive(Debug)]
@@ -19,11 +29,15 @@ pub(super) struct Job {
     pub(super) id: TicketId,
     pub(super) context: Context,
     pub(super) action_digest: Digest,
-    pub(super) platform: Arc<Platform>,
+    pub(super) demand: Arc<Demand>,
+    pub(super) class: ClassId,
     pub(super) order: Order,
     pub(super) merge: bool,
-    pub(super) waiters: BTreeSet<TicketId>,
-    pub(super) metadata: ExecutionMetadata,
+    /// In order of arrival; nearly always one.
+    pub(super) waiters: Vec<TicketId>,
+    queued: SystemTime,
+    /// What is known beyond that; nothing as long as it waits, since many do.
+    metadata: Option<Box<ExecutionMetadata>>,
     pub(super) setbacks: Vec<Setback>,
     pub(super) place: Place,
 }
@@ -33,6 +47,8 @@ pub(super) struct Job {
 pub(super) enum Place {
     /// In the queue.
     Queued { since: Instant },
+    /// It ran when an earlier run of the server ended, and its worker has until then to bring it along.
+    Recalled { until: Instant },
     /// On a worker.
     Running { worker: WorkerId, execution: ExecutionId },
 }
@@ -53,29 +69,37 @@ pub(super) enum Cause {
 }
 
 impl Job {
-    pub(super) fn new(now: Instant, arrival: u64, submitted: Submitted, platform: Arc<Platform>) -> Self {
+    pub(super) fn new(
+        submitted: Submitted,
+        demand: Arc<Demand>,
+        class: ClassId,
+        arrival: u64,
+        place: Place,
+    ) -> Self {
         let Submitted { ticket, context, submission, queued } = submitted;
         Self {
             id: ticket,
             context,
             action_digest: submission.action_digest,
-            platform,
+            demand,
+            class,
             order: (submission.priority, arrival),
             merge: submission.merge,
-            waiters: BTreeSet::from([ticket]),
-            metadata: ExecutionMetadata { queued: Some(queued), ..ExecutionMetadata::default() },
+            waiters: vec![ticket],
+            queued,
+            metadata: None,
             setbacks: Vec::new(),
-            place: Place::Queued { since: now },
+            place,
         }
     }
 
-    pub(super) fn merge_key(&self) -> MergeKey {
-        (self.context.instance.clone(), self.action_digest)
+    pub(super) fn identity(&self) -> Option<Identity> {
+        Identity::of(&self.context, self.action_digest, self.merge)
     }
 
     pub(super) fn stage(&self) -> Stage {
         match self.place {
-            Place::Queued { .. } => Stage::Queued,
+            Place::Queued { .. } | Place::Recalled { .. } => Stage::Queued,
             Place::Running { .. } => Stage::Executing,
         }
     }
@@ -85,28 +109,43 @@ impl Job {
         u32::try_from(self.setbacks.len()).unwrap_or(u32::MAX).saturating_add(1)
     }
 
-    /// Takes in what a worker tells of the timestamps; what it does not know stays.
-    pub(super) fn learn(&mut self, told: ExecutionMetadata) {
-        let known = std::mem::replace(&mut self.metadata, told);
-        self.complete(known);
+    /// What is known of its steps.
+    pub(super) fn metadata(&self) -> ExecutionMetadata {
+        match &self.metadata {
+            Some(known) => (**known).clone(),
+            None => ExecutionMetadata { queued: Some(self.queued), ..ExecutionMetadata::default() },
+        }
     }
 
-    fn complete(&mut self, known: ExecutionMetadata) {
-        self.metadata.queued = self.metadata.queued.or(known.queued);
-        if self.metadata.worker.is_empty() {
-            self.metadata.worker = known.worker;
+    /// When it was queued.
+    pub(super) fn queued(&self) -> SystemTime {
+        self.queued
+    }
+
+    /// A worker has it.
+    pub(super) fn is_on(&mut self, worker: &str) {
+        let known = ExecutionMetadata { worker: worker.to_owned(), ..self.metadata() };
+        self.metadata = Some(Box::new(known));
+    }
+
+    /// Takes in what a worker tells of the timestamps; what it does not know stays.
+    pub(super) fn learn(&mut self, mut told: ExecutionMetadata) {
+        told.queued = told.queued.or(Some(self.queued));
+        if told.worker.is_empty() {
+            told.worker = self.metadata().worker;
         }
+        self.metadata = Some(Box::new(told));
     }
 
     /// Forgets what the attempt that just failed told.
     pub(super) fn forget_attempt(&mut self) {
-        self.metadata = ExecutionMetadata { queued: self.metadata.queued, ..ExecutionMetadata::default() };
+        self.metadata = None;
     }
 
     /// The outcome as its waiters get it: with what the worker left out and, in its message, the attempts before it.
     pub(super) fn embellish(&mut self, outcome: &mut Outcome) {
         self.learn(std::mem::take(&mut outcome.result.metadata));
-        outcome.result.metadata = self.metadata.clone();
+        outcome.result.metadata = self.metadata();
         if self.setbacks.is_empty() {
             return;
         }
@@ -116,6 +155,17 @@ impl Job {
         outcome.message.push_str(&format!("This was attempt {}.", self.attempt()));
         for setback in &self.setbacks {
             outcome.message.push_str(&format!(" Before it, {setback}."));
+        }
+    }
+}
+
+impl Identity {
+    /// None where nothing that is known of it tells it from its like.
+    pub(super) fn of(context: &Context, action: Digest, merge: bool) -> Option<Self> {
+        match &context.operation {
+            _ if merge => Some(Self::Action(context.instance.clone(), action)),
+            Some(operation) => Some(Self::Operation(operation.name.as_str().into())),
+            None => None,
         }
     }
 }

@@ -5,41 +5,49 @@ use crate::Submission;
 use mortar_model::{
     ActionResult, Context, Digest, DigestFunction, Error, ExecutionMetadata, InstanceName, Kind, Outcome,
     Platform, Stage, Termination,
+    session::{self, ExecutionId, Hello},
 };
 use std::time::SystemTime;
 
 /// A state, and the effects of the last event in words.
-struct Play {
-    state: State,
-    now: Instant,
+pub(super) struct Play {
+    pub(super) state: State,
+    pub(super) now: Instant,
 }
 
-fn seconds(seconds: u64) -> Duration {
+pub(super) fn seconds(seconds: u64) -> Duration {
     Duration::from_secs(seconds)
 }
 
-fn config() -> Config {
+pub(super) fn config() -> Config {
     Config {
         max_queued: 3,
         max_queue_time: seconds(300),
         max_unserved_time: seconds(60),
+        start_grace: seconds(40),
         max_attempts: 3,
         heartbeat_interval: seconds(100),
         ..Config::default()
     }
 }
 
-fn platform(words: &str) -> Platform {
+pub(super) fn platform(words: &str) -> Platform {
     let pairs = words.split_whitespace().filter_map(|word| word.split_once('='));
     Platform::new(pairs.map(|(name, value)| (name.to_owned(), value.to_owned())))
 }
 
-fn action(name: &str) -> Submission {
+pub(super) fn action(name: &str) -> Submission {
     let action_digest = Digest::of(DigestFunction::Sha256, name.as_bytes());
-    Submission { action_digest, platform: Platform::default(), priority: 0, merge: true }
+    Submission {
+        action_digest,
+        platform: Platform::default(),
+        priority: 0,
+        merge: true,
+        need: Need::default(),
+    }
 }
 
-fn outcome() -> Outcome {
+pub(super) fn outcome() -> Outcome {
     Outcome {
         result: ActionResult::default(),
         cached: false,
@@ -50,20 +58,21 @@ fn outcome() -> Outcome {
 }
 
 impl Play {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         Self::with(config())
     }
 
-    fn with(config: Config) -> Self {
-        Self { state: State::new(config, "x"), now: Instant::now() }
+    pub(super) fn with(config: Config) -> Self {
+        let now = Instant::now();
+        Self { state: State::new(now, config, "x", Vec::new()), now }
     }
 
-    fn apply(&mut self, event: Event) -> Vec<String> {
+    pub(super) fn apply(&mut self, event: Event) -> Vec<String> {
         let effects = self.state.apply(self.now, event);
         effects.iter().filter_map(|effect| self.words(effect)).collect()
     }
 
-    fn words(&self, effect: &Effect) -> Option<String> {
+    pub(super) fn words(&self, effect: &Effect) -> Option<String> {
         Some(match effect {
             Effect::Tell { ticket, update: Update::Progress(Stage::Queued, at) } => {
                 assert_eq!(at.worker, "", "no worker has it");
@@ -78,48 +87,56 @@ impl Play {
                 ToWorker::Run(run) => format!("run {} on {}", run.execution, worker.0),
                 ToWorker::Cancel(execution) => format!("cancel {execution} on {}", worker.0),
                 ToWorker::Heartbeat => format!("beat {}", worker.0),
-                ToWorker::Welcome { .. } => return None,
+                ToWorker::Drain => format!("drain {}", worker.0),
+                ToWorker::Welcome { .. } | ToWorker::Delivered(_) => return None,
             },
             Effect::Disconnect { worker, .. } => format!("disconnect {}", worker.0),
+            Effect::Remember(_) => return None,
         })
     }
 
-    fn submit(&mut self, ticket: u64, submission: Submission) -> Vec<String> {
+    pub(super) fn submit(&mut self, ticket: u64, submission: Submission) -> Vec<String> {
         self.submit_in("", ticket, submission)
     }
 
-    fn submit_in(&mut self, instance: &str, ticket: u64, submission: Submission) -> Vec<String> {
+    pub(super) fn submit_in(&mut self, instance: &str, ticket: u64, submission: Submission) -> Vec<String> {
         let context = Context::internal().with_instance(InstanceName::parse(instance).unwrap());
         let ticket = TicketId(ticket);
         self.apply(Event::Submit(Submitted { ticket, context, submission, queued: SystemTime::UNIX_EPOCH }))
     }
 
-    fn join(&mut self, worker: u64, slots: u32, offer: &str) -> Vec<String> {
+    pub(super) fn join(&mut self, worker: u64, slots: u32, offer: &str) -> Vec<String> {
         let name = format!("w{worker}");
-        let hello = Hello { version: session::VERSION, name, slots, platform: platform(offer) };
+        let platform = platform(offer);
+        let hello = Hello { version: session::VERSION, name, slots, platform, ..Hello::default() };
         self.apply(Event::Join { worker: WorkerId(worker), hello })
     }
 
-    fn heard(&mut self, worker: u64, message: FromWorker) -> Vec<String> {
+    pub(super) fn heard(&mut self, worker: u64, message: FromWorker) -> Vec<String> {
         self.apply(Event::Heard { worker: WorkerId(worker), message: Box::new(message) })
     }
 
-    fn finish(&mut self, worker: u64, execution: &str, outcome: Result<Outcome, Error>) -> Vec<String> {
+    pub(super) fn finish(
+        &mut self,
+        worker: u64,
+        execution: &str,
+        outcome: Result<Outcome, Error>,
+    ) -> Vec<String> {
         self.heard(
             worker,
             FromWorker::Finished { execution: ExecutionId(execution.into()), outcome: Box::new(outcome) },
         )
     }
 
-    fn lose(&mut self, worker: u64) -> Vec<String> {
+    pub(super) fn lose(&mut self, worker: u64) -> Vec<String> {
         self.apply(Event::Lost { worker: WorkerId(worker), loss: Loss::Disconnected })
     }
 
-    fn leave(&mut self, ticket: u64) -> Vec<String> {
+    pub(super) fn leave(&mut self, ticket: u64) -> Vec<String> {
         self.apply(Event::Leave(TicketId(ticket)))
     }
 
-    fn wait(&mut self, secs: u64) -> Vec<String> {
+    pub(super) fn wait(&mut self, secs: u64) -> Vec<String> {
         self.now += seconds(secs);
         self.apply(Event::Tick)
     }
@@ -206,33 +223,28 @@ fn platforms_must_match_exactly() {
 }
 
 #[test]
-fn what_no_worker_can_run_is_refused_in_time_and_explained() {
-    let digest = action("a").action_digest;
-    let cases: [(&[&str], String); 3] = [
-        (&[], format!("1: action `{digest}` waited 60s but no worker is connected")),
-        (
-            &["os=linux", "os=linux cpu=x86"],
-            format!(
-                "1: action `{digest}` waited 60s but no worker offers what it asks for: the nearest, `w1` lacks \
-                 `cpu=arm`"
-            ),
-        ),
-        (
-            &["", "os=linux cpu=x86"],
-            format!(
-                "1: action `{digest}` waited 60s but no worker offers what it asks for: the nearest, `w2` lacks \
-                 `cpu=arm` (it has `cpu=x86`)"
-            ),
-        ),
+fn what_no_pool_can_run_is_refused_after_the_grace_at_start_and_explained() {
+    let nearest = "no pool offers what it asks for: the nearest,";
+    let cases: [(&[&str], String); 4] = [
+        (&[], "no worker is connected, and no pool is known".to_owned()),
+        (&["os=linux cpu=x86", "os=linux"], format!("{nearest} `w1`, lacks `cpu=arm` (it has `cpu=x86`)")),
+        (&["os=linux"], format!("{nearest} `w1`, lacks `cpu=arm`")),
+        (&["", "os=plan9"], format!("{nearest} `w1`, lacks `cpu=arm`, `os=linux`")),
     ];
     for (offers, expected) in cases {
+        let asked = || Submission { platform: platform("os=linux cpu=arm"), ..action("a") };
+        let expected = format!("action `{}` cannot be run here: {expected}", asked().action_digest);
         let mut play = Play::new();
         for (number, offer) in offers.iter().enumerate() {
             play.join(number as u64 + 1, 1, offer);
         }
-        play.submit(1, Submission { platform: platform("os=linux cpu=arm"), ..action("a") });
-        assert_eq!(play.wait(59), [""; 0]);
-        assert_eq!(play.wait(1), [expected]);
+        assert_eq!(play.submit(1, asked()), ["1: queued"]);
+        assert_eq!(play.wait(39), [""; 0]);
+        assert_eq!(play.state.next_deadline(), Some(play.now + seconds(1)));
+        assert_eq!(play.wait(1), [format!("1: {expected}")]);
+        assert_eq!(play.submit(2, asked()), [format!("2: {expected}")], "after the grace, at once");
+        play.join(9, 1, "os=linux cpu=arm");
+        assert_eq!(play.submit(3, asked())[1], "run x-3-1 on 9");
     }
 }
 
@@ -241,7 +253,8 @@ fn waiting_for_a_worker_is_counted_from_when_the_last_one_left() {
     let drain: fn(&mut Play) = |play| drop(play.heard(1, FromWorker::Draining));
     let lose: fn(&mut Play) = |play| drop(play.lose(1));
     let draining = "but every worker that could run it is draining, such as `w1`";
-    for (goes, why) in [(drain, draining), (lose, "but no worker is connected")] {
+    let empty = "but no worker of pool `w1`, which could run it, is connected";
+    for (goes, why) in [(drain, draining), (lose, empty)] {
         let mut play = Play::new();
         play.join(1, 1, "");
         play.submit(1, action("a"));
@@ -257,7 +270,7 @@ fn waiting_for_a_worker_is_counted_from_when_the_last_one_left() {
 
 #[test]
 fn each_waits_its_own_time() {
-    let mut play = Play::new();
+    let mut play = Play::with(Config { pools: vec![KnownPool::default()], ..config() });
     play.submit(1, action("a"));
     play.now += seconds(30);
     play.submit(2, action("b"));

@@ -16,6 +16,8 @@ use crate::{
     care::Care,
     look_up::LookUp,
     metrics,
+    operation_journal::Journal,
+    pool_book::FileBook,
     requirements::StoredActions,
     rewind::{Parts, Rewinder, Rewinding},
     status_page::{self, Page},
@@ -47,6 +49,8 @@ pub struct Settings {
     pub leases: LeaseTerms,
     /// The limits of executions.
     pub scheduler: mortar_scheduler::Config,
+    /// Where is kept what waits and runs, and which pools are known; where there is nothing, that ends with the process.
+    pub queue: Option<PathBuf>,
 }
 
 /// The parts of a server that others hold on to.
@@ -89,7 +93,13 @@ impl Server {
             Arc::new(Completeness::new(hot_results.clone(), blobs.clone(), codec.clone()).with_remakes());
         let actions: Arc<dyn ActionCache> = completeness.clone();
 
-        let scheduler = Scheduler::start(settings.scheduler, clock.clone());
+        let (journal, resumed) = settings.queue.as_deref().map(Journal::open).transpose()?.unzip();
+        let scheduler = match settings.queue.as_deref() {
+            Some(queue) => {
+                Scheduler::resume(settings.scheduler, clock.clone(), Arc::new(FileBook::open(queue)))
+            }
+            None => Scheduler::start(settings.scheduler, clock.clone()),
+        };
         let queue = QueueExecutor::new(scheduler.clone(), Arc::new(StoredActions::new(blobs.clone())));
         let values = Arc::new(NamedValues::new(store.clone(), clock));
         let care = Care {
@@ -123,8 +133,18 @@ impl Server {
             executor: Some(executor.clone()),
             lease: Some(store.lease()),
         };
-        let operations = Operations::new(executor);
+        let operations = match journal {
+            Some(journal) => Operations::new(executor).with_journal(Arc::new(journal)),
+            None => Operations::new(executor),
+        };
+        operations.resume(resumed.unwrap_or_default());
         Ok(Self { store, blobs, files, actions, scheduler, care, completeness, rewinder, operations, ports })
+    }
+
+    /// Takes nothing new, gives what runs `drain` to end, and stops the rest. What waits is taken up after a restart.
+    pub async fn shutdown(&self, drain: Duration) {
+        self.operations.close();
+        self.scheduler.shutdown(drain).await;
     }
 
     /// Everything that is served on the port, which clients reach at the listener's URL.

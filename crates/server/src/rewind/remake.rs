@@ -134,7 +134,7 @@ impl Rewinder {
 
     async fn execute_maker(&self, context: &Context, maker: Maker, depth: u32) -> Result<End> {
         let context = context.clone().with_instance(maker.0.clone());
-        let context = Context { deadline: None, lost: Lost::Told, ..context };
+        let context = Context { deadline: None, lost: Lost::Told, operation: None, ..context };
         let Some(action_digest) = self.action(&context, maker.1).await? else {
             return Ok(End::Gone("is not here any more".into()));
         };

@@ -23,7 +23,7 @@ pub mod from_worker {
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct ToWorker {
-    #[prost(oneof = "to_worker::Message", tags = "1, 2, 3, 4")]
+    #[prost(oneof = "to_worker::Message", tags = "1, 2, 3, 4, 5, 6")]
     pub message: ::core::option::Option<to_worker::Message>,
 }
 /// Nested message and enum types in `ToWorker`.
@@ -38,6 +38,12 @@ pub mod to_worker {
         Cancel(super::Cancel),
         #[prost(message, tag = "4")]
         Heartbeat(super::Heartbeat),
+        /// Since version 2.
+        #[prost(message, tag = "5")]
+        Delivered(super::Delivered),
+        /// Since version 2: finish what runs, and leave.
+        #[prost(message, tag = "6")]
+        Drain(super::Drain),
     }
 }
 /// The first message of a worker.
@@ -56,6 +62,54 @@ pub struct Hello {
     pub platform: ::core::option::Option<
         super::super::super::build::bazel::remote::execution::v2::Platform,
     >,
+    #[prost(message, optional, tag = "5")]
+    pub capacity: ::core::option::Option<Capacity>,
+    /// Tells this run of the worker from others.
+    #[prost(string, tag = "6")]
+    pub process: ::prost::alloc::string::String,
+    /// Layers of the sandbox, and images in the worker's store.
+    #[prost(string, repeated, tag = "7")]
+    pub layers: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    #[prost(string, repeated, tag = "8")]
+    pub images: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// It takes no new work.
+    #[prost(bool, tag = "9")]
+    pub draining: bool,
+    /// What it took on in earlier sessions and has not delivered; the ends of some may follow at once.
+    #[prost(message, repeated, tag = "10")]
+    pub held: ::prost::alloc::vec::Vec<Held>,
+}
+/// What the actions of a worker may use together; 0 where it is not known.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Capacity {
+    /// Processors, in thousandths.
+    #[prost(uint64, tag = "1")]
+    pub cpu_millis: u64,
+    /// Bytes.
+    #[prost(uint64, tag = "2")]
+    pub memory: u64,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Held {
+    #[prost(string, tag = "1")]
+    pub execution_id: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub instance_name: ::prost::alloc::string::String,
+    #[prost(
+        enumeration = "super::super::super::build::bazel::remote::execution::v2::digest_function::Value",
+        tag = "3"
+    )]
+    pub digest_function: i32,
+    #[prost(message, optional, tag = "4")]
+    pub action_digest: ::core::option::Option<
+        super::super::super::build::bazel::remote::execution::v2::Digest,
+    >,
+    #[prost(message, optional, tag = "5")]
+    pub request_metadata: ::core::option::Option<
+        super::super::super::build::bazel::remote::execution::v2::RequestMetadata,
+    >,
+    #[prost(string, tag = "6")]
+    pub operation: ::prost::alloc::string::String,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Welcome {
@@ -93,6 +147,9 @@ pub struct Run {
     /// Applied where the action names none.
     #[prost(message, optional, tag = "7")]
     pub default_timeout: ::core::option::Option<::prost_types::Duration>,
+    /// The operation that it is done for, if there is one. Since version 2.
+    #[prost(string, tag = "8")]
+    pub operation: ::prost::alloc::string::String,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Progress {
@@ -121,6 +178,14 @@ pub struct Cancel {
     #[prost(string, tag = "1")]
     pub execution_id: ::prost::alloc::string::String,
 }
+/// The end of an execution was heard: it need not be kept for another session.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Delivered {
+    #[prost(string, tag = "1")]
+    pub execution_id: ::prost::alloc::string::String,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Drain {}
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Heartbeat {}
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]

@@ -63,7 +63,8 @@ impl House {
     pub async fn without_worker() -> Self {
         let directory = tempfile::tempdir().unwrap();
         let scheduler = SchedulerConfig { max_timeout: LONGEST, ..SchedulerConfig::default() };
-        let settings = Settings { directory: directory.path().join("data"), max_size: 1 << 30, scheduler };
+        let (data, queue) = (directory.path().join("data"), Some(directory.path().join("queue")));
+        let settings = Settings { directory: data, max_size: 1 << 30, scheduler, queue };
         let server = Server::assemble(settings).unwrap();
         let listener = Listener::bind(&"127.0.0.1:0".parse().unwrap()).await.unwrap();
         let url = listener.url();
