@@ -38,6 +38,7 @@ pub async fn run(arguments: Arguments) -> anyhow::Result<()> {
     let opened = Opened::new(settings).await?;
     let stores = Stores {
         blobs: opened.server.blobs.clone(),
+        near: None,
         local: Some(opened.server.files.clone()),
         actions: opened.server.actions.clone(),
     };

@@ -72,7 +72,7 @@ pub async fn run(arguments: Arguments) -> anyhow::Result<()> {
         ..defaults
     };
     let remote = Arc::new(Endpoint::connect(&arguments.server, Options::default())?);
-    let stores = Stores { blobs: remote.clone(), local: None, actions: remote };
+    let stores = Stores { blobs: remote.clone(), near: None, local: None, actions: remote };
     let worker = Worker::open(config, stores).await?;
     let (handle, shutdown) = mortar_worker::shutdown();
     let stop = signals::stop_token()?;

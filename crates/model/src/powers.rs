@@ -101,6 +101,10 @@ pub trait LocalFiles: Send + Sync {
     /// A read-only file (mode 0555) with the blob's content, checked; none if the blob is not here. The file may be
     /// hard-linked but never written to or changed in its attributes.
     async fn local_file(&self, context: &Context, digest: Digest) -> Result<Option<LocalFile>>;
+
+    /// A number that changes whenever a blob is found damaged. Whoever keeps links to files beyond the time that they
+    /// are lent for must not use them any more once it has changed.
+    fn damage(&self) -> u64;
 }
 
 /// A file that stays for as long as this value lives.

@@ -22,6 +22,8 @@ pub struct WorkerConfig {
     pub sandbox: mortar_sandbox::Config,
     /// How large actions may be.
     pub limits: Limits,
+    /// What input roots that are kept for later actions may take.
+    pub cache: CacheLimits,
 }
 
 impl WorkerConfig {
@@ -37,6 +39,7 @@ impl WorkerConfig {
             maximum_timeout: Duration::from_secs(24 * 60 * 60),
             sandbox: mortar_sandbox::Config::default(),
             limits: Limits::default(),
+            cache: CacheLimits::default(),
         }
     }
 }
@@ -58,11 +61,28 @@ impl Default for Limits {
     }
 }
 
+/// What input roots that are kept for later actions may take on disk. What running actions use stays, beyond that too.
+#[derive(Clone, Copy, Debug)]
+pub struct CacheLimits {
+    /// Bytes, with those of files that the store has too.
+    pub bytes: u64,
+    /// Files, directories and links.
+    pub inodes: u64,
+}
+
+impl Default for CacheLimits {
+    fn default() -> Self {
+        Self { bytes: 10 << 30, inodes: 300_000 }
+    }
+}
+
 /// Where a worker reads and writes.
 #[derive(Clone)]
 pub struct Stores {
     /// Blobs.
     pub blobs: Arc<dyn BlobStore>,
+    /// Where inputs are looked for first, where `blobs` is far: what `blobs` reads is kept there.
+    pub near: Option<Arc<dyn BlobStore>>,
     /// Files of blobs on this machine, where there are any.
     pub local: Option<Arc<dyn LocalFiles>>,
     /// Results of successes.

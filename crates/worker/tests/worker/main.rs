@@ -8,6 +8,7 @@ mod outputs;
 mod refusals;
 mod remote;
 mod sessions;
+mod shared;
 
 use bytes::Bytes;
 use mortar_model::{
@@ -71,7 +72,7 @@ impl Lab {
         let results = Arc::new(Results::new(MemoryStore::new(1 << 20), Arc::new(Protobuf)));
         let actions = Arc::new(Completeness::new(results, blobs.clone(), Arc::new(Protobuf)));
         let local = disk.clone().map(|disk| disk as Arc<dyn LocalFiles>);
-        let stores = Stores { blobs: blobs.clone(), local, actions: actions.clone() };
+        let stores = Stores { blobs: blobs.clone(), near: None, local, actions: actions.clone() };
         let worker = Worker::open(config, stores).await.unwrap();
         Self { worker, blobs, actions, disk, directory }
     }
@@ -161,7 +162,10 @@ impl Lab {
             .map(|entry| entry.path());
         let inside =
             own.filter(|path| path.is_dir()).flat_map(|path| std::fs::read_dir(path).unwrap().flatten());
-        inside.map(|entry| entry.path()).filter(|path| !path.ends_with("lock")).collect()
+        inside
+            .map(|entry| entry.path())
+            .filter(|path| !path.ends_with("lock") && !path.ends_with("cache"))
+            .collect()
     }
 }
 
