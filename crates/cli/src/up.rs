@@ -8,7 +8,7 @@ use crate::{
 };
 use mortar_model::session::{FromWorker, ToWorker};
 use mortar_server::{Scheduler, WorkerLink};
-use mortar_worker::{SessionEnd, Shutdown, Stores, Worker, WorkerConfig};
+use mortar_worker::{CacheLimits, SessionEnd, Shutdown, Stores, Worker, WorkerConfig};
 use std::time::Duration;
 use tokio::sync::mpsc;
 
@@ -27,13 +27,18 @@ pub struct Arguments {
 /// Serves until a signal comes.
 pub async fn run(arguments: Arguments) -> anyhow::Result<()> {
     let settings = arguments.serve.settle(arguments.work)?;
+    let defaults = WorkerConfig::new("local", settings.work_directory());
     let config = WorkerConfig {
         slots: settings.slots,
         platform: platform(&[])?,
         default_timeout: settings.server.scheduler.default_timeout,
         maximum_timeout: settings.server.scheduler.max_timeout,
         sandbox: arguments.isolation.sandbox(),
-        ..WorkerConfig::new("local", settings.work_directory())
+        cache: CacheLimits {
+            bytes: defaults.cache.bytes.min(settings.server.max_size / 4),
+            ..defaults.cache
+        },
+        ..defaults
     };
     let opened = Opened::new(settings).await?;
     let stores = Stores {

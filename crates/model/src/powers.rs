@@ -107,6 +107,14 @@ pub trait LocalFiles: Send + Sync {
     fn damage(&self) -> u64;
 }
 
+/// Stores that read many small blobs at the cost of a few calls.
+#[async_trait]
+pub trait Batches: Send + Sync {
+    /// Many small blobs, each checked and with a result of its own, in the order asked for. One that is too large to
+    /// travel so is refused.
+    async fn read_batch(&self, context: &Context, digests: &[Digest]) -> Result<Vec<Result<Bytes>>>;
+}
+
 /// A file that stays for as long as this value lives.
 #[derive(Clone)]
 pub struct LocalFile {

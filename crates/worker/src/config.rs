@@ -1,6 +1,6 @@
 //! What a worker is told when it is set up.
 
-use mortar_model::{ActionCache, BlobStore, LocalFiles, Platform};
+use mortar_model::{ActionCache, Batches, BlobStore, LocalFiles, Platform};
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
 /// How a worker works.
@@ -76,13 +76,23 @@ impl Default for CacheLimits {
     }
 }
 
+/// A store on this machine before a far one.
+#[derive(Clone)]
+pub struct Near {
+    /// Where inputs are looked for first. What [`Stores::blobs`] reads and writes is kept there as it passes, if there is
+    /// room.
+    pub blobs: Arc<dyn BlobStore>,
+    /// How the far store is asked for much at once, to be kept here.
+    pub far: Arc<dyn Batches>,
+}
+
 /// Where a worker reads and writes.
 #[derive(Clone)]
 pub struct Stores {
     /// Blobs.
     pub blobs: Arc<dyn BlobStore>,
-    /// Where inputs are looked for first, where `blobs` is far: what `blobs` reads is kept there.
-    pub near: Option<Arc<dyn BlobStore>>,
+    /// A store of this machine's own, where `blobs` is far.
+    pub near: Option<Near>,
     /// Files of blobs on this machine, where there are any.
     pub local: Option<Arc<dyn LocalFiles>>,
     /// Results of successes.

@@ -12,6 +12,7 @@ use crate::{
     record::record,
     run::{self, Launch},
     scratch::Scratch,
+    source::Source,
     stage::{Plan, Protection, Staged, stage},
     tree::Known,
     upload::upload,
@@ -154,8 +155,8 @@ fn try_layers(sandbox: &Sandbox, directory: &Path) -> std::io::Result<Option<Str
 impl Inner {
     async fn steps(&self, job: &mut Job, default_timeout: Duration, directory: &Path) -> Result<Outcome> {
         job.enter(|times| &mut times.input_fetch_start);
-        let (blobs, limits) = (&*self.stores.blobs, self.config.limits);
-        let Fetched { action, command, root } = fetch(job, blobs, &self.known, limits).await?;
+        let source = Source { job, stores: &self.stores };
+        let Fetched { action, command, root } = fetch(&source, &self.known, self.config.limits).await?;
         let limit = run::time_limit(&action, default_timeout, &self.config)?;
         let places = Places::of(&command, &root)?;
         let protection = Protection { link: self.sandbox.protects_inputs(), owner: self.sandbox.owner() };

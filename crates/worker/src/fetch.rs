@@ -4,6 +4,7 @@
 use crate::{
     Limits,
     job::Job,
+    source::Source,
     tree::{Known, Tree},
 };
 use bytes::Bytes;
@@ -28,8 +29,9 @@ pub struct Fetched {
 }
 
 /// Fetches what describes the action.
-pub async fn fetch(job: &Job, blobs: &dyn BlobStore, known: &Known, limits: Limits) -> Result<Fetched> {
-    let fetch = Fetch { job, blobs, known, limits };
+pub async fn fetch(source: &Source<'_>, known: &Known, limits: Limits) -> Result<Fetched> {
+    let (job, blobs) = (source.job, &*source.stores.blobs);
+    let fetch = Fetch { job, blobs, source, known, limits };
     let Some(bytes) = fetch.message(job.action).await? else { return Err(absent([job.action])) };
     let action = decode_action(job.action.function(), bytes)?;
     let command = fetch.message(action.command_digest);
@@ -53,6 +55,7 @@ pub fn absent(missing: impl IntoIterator<Item = Digest>) -> Error {
 struct Fetch<'a> {
     job: &'a Job,
     blobs: &'a dyn BlobStore,
+    source: &'a Source<'a>,
     known: &'a Known,
     limits: Limits,
 }
@@ -96,6 +99,7 @@ impl Fetch<'_> {
                     None => unknown.push(digest),
                 }
             }
+            self.source.fetch(&unknown).await?;
             let reads =
                 unknown.into_iter().map(|digest| async move { Ok((digest, self.message(digest).await?)) });
             let read: Vec<_> = stream::iter(reads).buffer_unordered(READS).try_collect::<Vec<_>>().await?;

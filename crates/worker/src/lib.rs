@@ -34,8 +34,9 @@ mod stage;
 mod tree;
 mod upload;
 
-pub use config::{CacheLimits, Limits, Stores, WorkerConfig};
+pub use config::{CacheLimits, Limits, Near, Stores, WorkerConfig};
 pub use connect::connect;
 pub use executor::Worker;
+pub use scratch::check_directory;
 pub use session::{SessionEnd, serve};
 pub use shutdown::{Phase, Shutdown, ShutdownHandle, shutdown};

@@ -31,8 +31,8 @@ const LOCK: &str = "lock";
 const CACHE: &str = "cache";
 /// What dead processes left, on its way out.
 const REMAINS: &str = "remains";
-/// Names in a work directory that begin so are for whoever sets the worker up.
-const STORE: &str = "store";
+/// What begins so is the store of a worker, or its lock.
+const STORE: &str = "store-";
 
 impl Scratch {
     /// Makes a directory of this process in `parent`, and removes those of processes that are gone.
@@ -41,8 +41,7 @@ impl Scratch {
             let what = format!("{what} in the work directory `{}`", parent.display());
             move |error| Error::io(what.clone(), error)
         };
-        fs::create_dir_all(parent).map_err(failed("create a directory"))?;
-        refuse_foreign(parent, &fs::read_dir(parent).map_err(failed("look"))?.flatten().collect::<Vec<_>>())?;
+        check_directory(parent)?;
         // Nobody else may look for the dead between the making of our directory and its lock.
         let gate = File::create(parent.join(LOCK)).map_err(failed("create a lock"))?;
         wait_for_lock(&gate).map_err(failed("take a lock"))?;
@@ -98,6 +97,17 @@ impl Drop for Scratch {
         // Whatever this leaves, the next start removes.
         remove(&self.path).ok();
     }
+}
+
+/// Makes the work directory if it is not there, and makes sure that nothing is in it but what workers keep there.
+pub fn check_directory(directory: &Path) -> Result<()> {
+    let failed = |what: &str| {
+        let what = format!("{what} in the work directory `{}`", directory.display());
+        move |error| Error::io(what.clone(), error)
+    };
+    fs::create_dir_all(directory).map_err(failed("create a directory"))?;
+    let entries = fs::read_dir(directory).map_err(failed("look"))?;
+    refuse_foreign(directory, &entries.flatten().collect::<Vec<_>>())
 }
 
 /// What is here must be of our own making: most of it is about to be removed.

@@ -4,6 +4,7 @@
 
 mod inputs;
 mod life;
+mod near;
 mod outputs;
 mod refusals;
 mod remote;
@@ -105,6 +106,19 @@ impl Lab {
             platform: None,
         };
         self.put(encode_action(&action)).await
+    }
+
+    /// The messages that an action consists of; all are uploaded.
+    pub async fn messages(&self, job: &Job) -> Vec<Digest> {
+        let action = self.action(job).await;
+        let mut messages = vec![action, self.put(encode_command(&job.command)).await];
+        let mut pending = vec![self.tree(&job.inputs).await];
+        while let Some(digest) = pending.pop() {
+            let directory = mortar_wire::decode_directory(FUNCTION, self.get(digest).await).unwrap();
+            pending.extend(directory.directories.iter().map(|node| node.digest));
+            messages.push(digest);
+        }
+        messages
     }
 
     /// Uploads directories; the root's digest.
