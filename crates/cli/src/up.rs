@@ -27,17 +27,14 @@ pub struct Arguments {
 /// Serves until a signal comes.
 pub async fn run(arguments: Arguments) -> anyhow::Result<()> {
     let settings = arguments.serve.settle(arguments.work)?;
-    let defaults = WorkerConfig::new("local", settings.work_directory());
+    let (defaults, roots) = (WorkerConfig::new("local", settings.work_directory()), CacheLimits::default());
     let config = WorkerConfig {
         slots: settings.slots,
         platform: platform(&[])?,
         default_timeout: settings.server.scheduler.default_timeout,
         maximum_timeout: settings.server.scheduler.max_timeout,
         sandbox: arguments.isolation.sandbox(),
-        cache: CacheLimits {
-            bytes: defaults.cache.bytes.min(settings.server.max_size / 4),
-            ..defaults.cache
-        },
+        cache: Some(CacheLimits { bytes: roots.bytes.min(settings.server.max_size / 4), ..roots }),
         ..defaults
     };
     let opened = Opened::new(settings).await?;

@@ -83,7 +83,7 @@ pub async fn run(arguments: Arguments) -> anyhow::Result<()> {
     };
     let defaults = WorkerConfig::new(arguments.name.unwrap_or_else(host_name), &directory);
     let config = WorkerConfig {
-        cache: CacheLimits { bytes: cache_size / 2, ..defaults.cache },
+        cache: Some(CacheLimits { bytes: cache_size / 2, ..CacheLimits::default() }),
         slots: arguments.work.settle()?,
         platform: platform(&arguments.properties)?,
         maximum_timeout: arguments.max_timeout.map_or(defaults.maximum_timeout, |span| span.0),

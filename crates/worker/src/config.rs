@@ -22,8 +22,8 @@ pub struct WorkerConfig {
     pub sandbox: mortar_sandbox::Config,
     /// How large actions may be.
     pub limits: Limits,
-    /// What input roots that are kept for later actions may take.
-    pub cache: CacheLimits,
+    /// What input roots that are kept for later actions may take; none if each action is to have one made for itself.
+    pub cache: Option<CacheLimits>,
 }
 
 impl WorkerConfig {
@@ -39,7 +39,7 @@ impl WorkerConfig {
             maximum_timeout: Duration::from_secs(24 * 60 * 60),
             sandbox: mortar_sandbox::Config::default(),
             limits: Limits::default(),
-            cache: CacheLimits::default(),
+            cache: Some(CacheLimits::default()),
         }
     }
 }

@@ -122,9 +122,9 @@ async fn open_cache(
     scratch: &Scratch,
     sandbox: &Sandbox,
 ) -> Result<Option<DirectoryCache>> {
-    if config.sandbox.isolation != Isolation::Namespaces {
+    let Some(limits) = config.cache.filter(|_| config.sandbox.isolation == Isolation::Namespaces) else {
         return Ok(None);
-    }
+    };
     let directory = scratch.directory().await?;
     let (probed, within) = (sandbox.clone(), directory.clone());
     let refused = blocking(move || {
@@ -137,7 +137,7 @@ async fn open_cache(
         tracing::info!(why, "no overlay for us here; each action gets an input root made of links");
         return Ok(None);
     }
-    DirectoryCache::open(&scratch.cache(), config.cache).map(Some)
+    DirectoryCache::open(&scratch.cache(), limits).map(Some)
 }
 
 fn try_layers(sandbox: &Sandbox, directory: &Path) -> std::io::Result<Option<String>> {

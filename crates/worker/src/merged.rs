@@ -226,3 +226,87 @@ fn is(stat: &Stat, kind: FileType) -> bool {
 fn is_nothing(stat: &Stat) -> bool {
     is(stat, FileType::CharacterDevice) && stat.st_rdev == 0
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rustix::fs::{CWD, XattrFlags, mknodat, setxattr};
+    use std::{fs, os::unix::fs::symlink};
+
+    /// Three layers: files that are named for where they are, and what hides some of them.
+    fn layers() -> (tempfile::TempDir, Merged) {
+        let directory = tempfile::tempdir().unwrap();
+        let path = |path: &str| directory.path().join(path);
+        for file in [
+            "0/both/own",
+            "0/opaque/new",
+            "0/file",
+            "1/both/middle",
+            "1/opaque/old",
+            "1/gone/under",
+            "2/both/low",
+            "2/both/hidden",
+            "2/opaque/older",
+            "2/file/below",
+            "2/gone/low",
+            "2/dir/x",
+            "2/anew/low",
+        ] {
+            fs::create_dir_all(path(file).parent().unwrap()).unwrap();
+            fs::write(path(file), file).unwrap();
+        }
+        fs::create_dir(path("0/anew")).unwrap();
+        for nothing in ["0/gone", "1/both/hidden", "1/anew"] {
+            mknodat(CWD, path(nothing), FileType::CharacterDevice, Mode::empty(), 0).unwrap();
+        }
+        setxattr(path("0/opaque"), OPAQUE, b"y", XattrFlags::empty()).unwrap();
+        for (link, target) in
+            [("0/up", "../../etc"), ("0/away", "/etc"), ("1/to", "both/../dir"), ("0/loop", "loop")]
+        {
+            symlink(target, path(link)).unwrap();
+        }
+        let open = |layer: &str| {
+            rustix::fs::open(path(layer), OFlags::PATH | OFlags::DIRECTORY, Mode::empty()).unwrap()
+        };
+        let layers = ["0", "1", "2"].map(open);
+        (directory, Merged::top(&layers).unwrap())
+    }
+
+    #[test]
+    fn what_is_above_wins_and_what_is_hidden_is_not_found() {
+        let (_directory, top) = layers();
+        let read = |path: &str| match top.find(Path::new(path)).unwrap() {
+            Some(Node::Leaf(leaf)) if is(&leaf.stat, FileType::Symlink) => "link".to_owned(),
+            Some(Node::Leaf(leaf)) => std::io::read_to_string(fs::File::from(leaf.open().unwrap())).unwrap(),
+            Some(Node::Directory(directory, _)) => {
+                let names = directory.list().unwrap();
+                names.iter().map(|name| name.to_str().unwrap()).collect::<Vec<_>>().join(" ")
+            }
+            None => "-".to_owned(),
+        };
+        for (path, expected) in [
+            ("", "anew away both dir file loop opaque to up"),
+            ("both", "low middle own"),
+            ("both/own", "0/both/own"),
+            ("both/low", "2/both/low"),
+            ("both/hidden", "-"),
+            ("opaque", "new"),
+            ("opaque/old", "-"),
+            ("file", "0/file"),
+            ("file/below", "-"),
+            ("gone", "-"),
+            ("gone/low", "-"),
+            ("anew", ""),
+            ("to", "link"),
+            ("to/x", "2/dir/x"),
+            ("up", "link"),
+            ("up/passwd", "-"),
+            ("away/passwd", "-"),
+            ("loop/x", "-"),
+            ("both/../../x", "-"),
+            ("both/../file", "0/file"),
+        ] {
+            assert_eq!(read(path), expected, "`{path}`");
+        }
+    }
+}

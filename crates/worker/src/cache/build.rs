@@ -253,8 +253,7 @@ impl Writer {
             }
             How::Make(number, content) => {
                 let file = pool::path(&self.shared.pool, number);
-                let is_lent = self.write(&key, &file, content)?;
-                let look = Look::of(&fs::symlink_metadata(&file).map_err(failed)?);
+                let (is_lent, look) = self.write(&key, &file, content)?;
                 self.layer.lock().is_lent |= is_lent;
                 self.shared.state.lock().pool.made(&key, look, is_lent);
                 if self.link(&file, &paths).is_err() {
@@ -267,7 +266,7 @@ impl Writer {
                 let first = self.top.join(first);
                 // It may be there from an attempt that failed half-way.
                 fs::remove_file(&first).ok();
-                let is_lent = self.write(&key, &first, content)?;
+                let (is_lent, _) = self.write(&key, &first, content)?;
                 for path in others {
                     let path = self.top.join(path);
                     fs::remove_file(&path).ok();
@@ -285,11 +284,12 @@ impl Writer {
         paths.iter().try_for_each(|path| fs::hard_link(file, self.top.join(path)))
     }
 
-    /// Makes one file; whether it is the store's own too.
-    fn write(&self, key: &FileKey, path: &Path, content: Option<Content>) -> Result<bool> {
+    /// Makes one file; whether it is the store's own too, and how it looks.
+    fn write(&self, key: &FileKey, path: &Path, content: Option<Content>) -> Result<(bool, Look)> {
         let content = content.expect("what is to be written was read");
         if let Content::Lent(lent) = &content {
-            return lend(key, lent.path(), path).map_err(failed);
+            let is_lent = lend(key, lent.path(), path).map_err(failed)?;
+            return Ok((is_lent, Look::of(&fs::symlink_metadata(path).map_err(failed)?)));
         }
         let mut file = create(path, key.mode()).map_err(failed)?;
         match content {
@@ -297,11 +297,12 @@ impl Writer {
             Content::Flow(blob) => self.flow(key, blob, &mut file)?,
             Content::Lent(_) => {}
         }
-        let mode = file.metadata().map_err(failed)?.permissions().mode() & 0o777;
-        if mode != key.mode() {
+        let mut made = file.metadata().map_err(failed)?;
+        if made.permissions().mode() & 0o777 != key.mode() {
             file.set_permissions(Permissions::from_mode(key.mode())).map_err(failed)?;
+            made = file.metadata().map_err(failed)?;
         }
-        Ok(false)
+        Ok((false, Look::of(&made)))
     }
 
     fn flow(&self, key: &FileKey, blob: Blob, file: &mut File) -> Result<()> {

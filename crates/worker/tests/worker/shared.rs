@@ -124,6 +124,20 @@ const ATTACKS: [&str; 20] = [
     "unshare -Ur -m sh -c 'mount -o remount,rw,bind /mortar/exec; umount FILE; umount $(dirname FILE); echo x > FILE'",
 ];
 
+#[tokio::test]
+async fn without_a_cache_a_large_root_is_made_for_its_action_alone() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut config = config(&directory);
+    config.cache = None;
+    let store = DiskConfig { directory: directory.path().join("store"), max_size: 1 << 30 };
+    let disk = DiskStore::open(store).unwrap();
+    let lab = Lab::with(directory, config, disk.clone(), Some(disk)).await;
+    for _ in 0..2 {
+        assert_eq!(lab.stdout(&large(Job::new(COUNT))).await, "120\n119\n");
+        assert_eq!((lab.worker.kept(), caches(&lab).len()), ((0, 0), 0));
+    }
+}
+
 async fn unharmed(file: &str, outputs: &[&str]) {
     let lab = Lab::disk().await;
     let prepare = |script: &str| large(Job::new(script)).file(file, "good").paths(outputs);
@@ -241,7 +255,7 @@ async fn a_declared_directory_may_be_made_anew_in_a_kept_root() {
 async fn the_bounds_hold_and_the_least_recently_used_goes_first() {
     let directory = tempfile::tempdir().unwrap();
     let mut config = config(&directory);
-    config.cache = CacheLimits { bytes: 1 << 30, inodes: 400 };
+    config.cache = Some(CacheLimits { bytes: 1 << 30, inodes: 400 });
     let store = DiskConfig { directory: directory.path().join("store"), max_size: 1 << 30 };
     let disk = DiskStore::open(store).unwrap();
     let lab = Lab::with(directory, config, disk.clone(), Some(disk)).await;
@@ -270,7 +284,7 @@ async fn the_bounds_hold_and_the_least_recently_used_goes_first() {
 async fn what_is_in_use_stays_beyond_the_bounds() {
     let directory = tempfile::tempdir().unwrap();
     let mut config = config(&directory);
-    config.cache = CacheLimits { bytes: 0, inodes: 0 };
+    config.cache = Some(CacheLimits { bytes: 0, inodes: 0 });
     let store = DiskConfig { directory: directory.path().join("store"), max_size: 1 << 30 };
     let disk = DiskStore::open(store).unwrap();
     let lab = Arc::new(Lab::with(directory, config, disk.clone(), Some(disk)).await);
