@@ -252,7 +252,7 @@ fn check_directory(directory: &Path) -> anyhow::Result<()> {
 }
 
 /// A store smaller than this could not hold one ordinary output.
-const MIN_MAX_SIZE: u64 = 1 << 20;
+pub const MIN_MAX_SIZE: u64 = 1 << 20;
 
 impl WorkFlags {
     /// How many actions run at the same time.

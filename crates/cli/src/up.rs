@@ -8,7 +8,7 @@ use crate::{
 };
 use mortar_model::session::{FromWorker, ToWorker};
 use mortar_server::{Scheduler, WorkerLink};
-use mortar_worker::{SessionEnd, Shutdown, Stores, Worker, WorkerConfig};
+use mortar_worker::{CacheLimits, SessionEnd, Shutdown, Stores, Worker, WorkerConfig};
 use std::time::Duration;
 use tokio::sync::mpsc;
 
@@ -27,6 +27,7 @@ pub struct Arguments {
 /// Serves until a signal comes.
 pub async fn run(arguments: Arguments) -> anyhow::Result<()> {
     let settings = arguments.serve.settle(arguments.work)?;
+    let (defaults, roots) = (WorkerConfig::new("local", settings.work_directory()), CacheLimits::default());
     let config = WorkerConfig {
         slots: settings.slots,
         capacity: settings.capacity,
@@ -34,11 +35,13 @@ pub async fn run(arguments: Arguments) -> anyhow::Result<()> {
         default_timeout: settings.server.scheduler.default_timeout,
         maximum_timeout: settings.server.scheduler.max_timeout,
         sandbox: arguments.isolation.sandbox(),
-        ..WorkerConfig::new("local", settings.work_directory())
+        cache: Some(CacheLimits { bytes: roots.bytes.min(settings.server.max_size / 4), ..roots }),
+        ..defaults
     };
     let opened = Opened::new(settings).await?;
     let stores = Stores {
         blobs: opened.server.blobs.clone(),
+        near: None,
         local: Some(opened.server.files.clone()),
         actions: opened.server.actions.clone(),
     };

@@ -1,15 +1,22 @@
 //! `mortar worker`: runs actions for a server elsewhere.
 
 use crate::{
-    settings::{WorkFlags, default_directory},
+    settings::{MIN_MAX_SIZE, WorkFlags, default_directory, default_max_size},
     signals,
-    units::Span,
+    units::{Size, Span},
 };
 use anyhow::bail;
 use mortar_model::Platform;
 use mortar_remote::{Endpoint, Options};
-use mortar_worker::{Stores, Worker, WorkerConfig};
-use std::{path::PathBuf, sync::Arc};
+use mortar_store::{DiskConfig, DiskStore, Policy, ReadThrough};
+use mortar_worker::{CacheLimits, Near, Stores, Worker, WorkerConfig};
+use rustix::fs::{FlockOperation, flock};
+use std::{
+    fs::File,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 /// Flags of `mortar worker`.
 #[derive(clap::Args)]
@@ -22,6 +29,10 @@ pub struct Arguments {
     /// Where actions run [default: `mortar/worker` in the user's data directory].
     #[arg(long, env = "MORTAR_WORK_DIR", value_name = "DIRECTORY")]
     dir: Option<PathBuf>,
+    /// How much of inputs and outputs may be kept here for later actions, such as 20GiB: half of it as blobs, half as input
+    /// roots [default: 40GiB, or two fifths of a smaller disk].
+    #[arg(long, env = "MORTAR_CACHE_SIZE", value_name = "SIZE")]
+    cache_size: Option<Size>,
     /// A name for people, in results and on the status page [default: the host's name and the process number].
     #[arg(long, env = "MORTAR_WORKER_NAME")]
     name: Option<String>,
@@ -63,8 +74,16 @@ pub async fn run(arguments: Arguments) -> anyhow::Result<()> {
         Some(directory) => directory,
         None => default_directory()?.join("worker"),
     };
-    let defaults = WorkerConfig::new(arguments.name.unwrap_or_else(host_name), directory);
+    let cache_size = match arguments.cache_size {
+        Some(Size(size)) if size < MIN_CACHE_SIZE => {
+            bail!("--cache-size is {}; at least {} is needed", Size(size), Size(MIN_CACHE_SIZE))
+        }
+        Some(Size(size)) => size,
+        None => (default_max_size(&directory) / 2).clamp(MIN_CACHE_SIZE, DEFAULT_CACHE_SIZE),
+    };
+    let defaults = WorkerConfig::new(arguments.name.unwrap_or_else(host_name), &directory);
     let config = WorkerConfig {
+        cache: Some(CacheLimits { bytes: cache_size / 2, ..CacheLimits::default() }),
         slots: arguments.work.settle()?,
         capacity: arguments.work.capacity()?,
         platform: platform(&arguments.properties)?,
@@ -73,7 +92,15 @@ pub async fn run(arguments: Arguments) -> anyhow::Result<()> {
         ..defaults
     };
     let remote = Arc::new(Endpoint::connect(&arguments.server, Options::default())?);
-    let stores = Stores { blobs: remote.clone(), local: None, actions: remote };
+    mortar_worker::check_directory(&directory)?;
+    let own = OwnStore::open(&directory, cache_size / 2)?;
+    let through = Arc::new(ReadThrough::new(own.disk.clone(), remote.clone()));
+    let stores = Stores {
+        blobs: through.clone(),
+        near: Some(Near { blobs: own.disk.clone(), far: remote.clone() }),
+        local: Some(own.disk.clone()),
+        actions: remote,
+    };
     let worker = Worker::open(config, stores).await?;
     let (handle, shutdown) = mortar_worker::shutdown();
     let stop = signals::stop_token()?;
@@ -91,7 +118,40 @@ pub async fn run(arguments: Arguments) -> anyhow::Result<()> {
         worker.config().slots
     );
     mortar_worker::connect(worker, &arguments.server, shutdown).await?;
+    through.settle().await;
     Ok(())
+}
+
+/// The least that is worth the name.
+const MIN_CACHE_SIZE: u64 = 2 * MIN_MAX_SIZE;
+/// What is kept unless told otherwise, as far as the disk is large enough.
+const DEFAULT_CACHE_SIZE: u64 = 40 << 30;
+/// Nothing but this worker counts on what it keeps, and it can fetch it again.
+const LEASE: Duration = Duration::from_secs(5 * 60);
+const GRACE: Duration = Duration::from_secs(60);
+
+/// The store of this worker alone: inputs that it fetched, outputs that it made.
+struct OwnStore {
+    disk: Arc<DiskStore>,
+    /// Locked, so that workers in the same directory have a store each.
+    _lock: File,
+}
+
+impl OwnStore {
+    /// Opens the first store in the worker's directory that no other worker has.
+    fn open(directory: &Path, max_size: u64) -> anyhow::Result<Self> {
+        std::fs::create_dir_all(directory)?;
+        for number in 0.. {
+            let lock = File::create(directory.join(format!("store-{number}.lock")))?;
+            if flock(&lock, FlockOperation::NonBlockingLockExclusive).is_err() {
+                continue;
+            }
+            let config = DiskConfig { directory: directory.join(format!("store-{number}")), max_size };
+            let policy = Policy { lease: LEASE, grace: GRACE, ..Policy::default() };
+            return Ok(Self { disk: DiskStore::open_with(config, policy)?, _lock: lock });
+        }
+        bail!("every store in `{}` is in use", directory.display())
+    }
 }
 
 /// What the worker offers: what it was told to, and what this machine is.

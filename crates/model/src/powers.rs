@@ -101,6 +101,18 @@ pub trait LocalFiles: Send + Sync {
     /// A read-only file (mode 0555) with the blob's content, checked; none if the blob is not here. The file may be
     /// hard-linked but never written to or changed in its attributes.
     async fn local_file(&self, context: &Context, digest: Digest) -> Result<Option<LocalFile>>;
+
+    /// A number that changes whenever a blob is found damaged. Whoever keeps links to files beyond the time that they
+    /// are lent for must not use them any more once it has changed.
+    fn damage(&self) -> u64;
+}
+
+/// Stores that read many small blobs at the cost of a few calls.
+#[async_trait]
+pub trait Batches: Send + Sync {
+    /// Many small blobs, each checked and with a result of its own, in the order asked for. One that is too large to
+    /// travel so is refused.
+    async fn read_batch(&self, context: &Context, digests: &[Digest]) -> Result<Vec<Result<Bytes>>>;
 }
 
 /// A file that stays for as long as this value lives.

@@ -9,8 +9,9 @@ use crate::{
     compression::{deflate, inflate, off_the_reactor},
     retry::Backoff,
 };
+use async_trait::async_trait;
 use bytes::Bytes;
-use mortar_model::{Blame, Blob, Context, Digest, Error, Result};
+use mortar_model::{Batches, Blame, Blob, Context, Digest, Error, Result};
 use mortar_wire::{digest_to_wire, digests_to_wire, function_to_wire, reapi, required_digest, rpc, status};
 use std::{collections::HashMap, sync::Arc};
 
@@ -49,6 +50,13 @@ impl Remote {
             });
         }
         Ok(results)
+    }
+}
+
+#[async_trait]
+impl Batches for Remote {
+    async fn read_batch(&self, context: &Context, digests: &[Digest]) -> Result<Vec<Result<Bytes>>> {
+        Self::read_batch(self, context, digests).await
     }
 }
 

@@ -72,13 +72,15 @@ impl fmt::Display for Layers {
 /// Does everything but start a command; where that fails, tries each namespace by itself to tell which.
 pub fn probe(sandbox: &Sandbox, directory: &Path) -> Result<Layers, Error> {
     let exec = directory.join(spec::EXEC);
-    let staged = match fs::create_dir_all(&exec) {
-        Ok(()) => Spec { directory: directory.into(), ..Spec::default() },
-        Err(error) => {
-            return Err(Error::Setup { step: format!("create `{}`", exec.display()), source: error });
-        }
-    };
-    let mut plan = sandbox.plan(staged);
+    if let Err(error) = fs::create_dir_all(&exec) {
+        return Err(Error::Setup { step: format!("create `{}`", exec.display()), source: error });
+    }
+    rehearse(sandbox, Spec { directory: directory.into(), ..Spec::default() })
+}
+
+/// Does everything but start the command.
+pub fn rehearse(sandbox: &Sandbox, spec: Spec) -> Result<Layers, Error> {
+    let mut plan = sandbox.plan(spec);
     plan.isolation = Isolation::Namespaces;
     match Running::start(sandbox, init::Request::Probe(plan))?.reply()? {
         init::Reply::Permitted(layers) => Ok(layers),

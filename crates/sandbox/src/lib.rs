@@ -114,6 +114,11 @@ impl Sandbox {
         layers::probe(self, directory)
     }
 
+    /// Finds out, likewise, whether a staged root can be laid over other directories, as this spec says.
+    pub fn probe_lower(&self, spec: Spec) -> Result<Layers, Error> {
+        layers::rehearse(self, spec)
+    }
+
     /// Starts a command. Blocks for a moment; the wait is in [`Running::wait`].
     pub fn start(&self, spec: Spec) -> Result<Running, Error> {
         spec.check()?;

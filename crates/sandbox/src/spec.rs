@@ -29,6 +29,10 @@ pub struct Spec {
     /// Directories, relative to the staged root, in which entries may be made, and files that may be changed. What
     /// such a directory holds before the run is read-only nevertheless, unless it is named here itself.
     pub writable: Vec<PathBuf>,
+    /// Directories that `exec` is laid over, the uppermost first, as paths that may be relative to `directory`: the
+    /// staged root is all of them together, and what the command writes goes into `exec`, never into them. A character
+    /// device 0/0 in one hides what lies below. Only for [`crate::Isolation::Namespaces`].
+    pub lower: Vec<PathBuf>,
     /// When to stop it.
     pub timeout: Option<Duration>,
 }

@@ -30,7 +30,7 @@ async fn measure() {
     let local = Some(Arc::clone(&disk) as Arc<dyn LocalFiles>);
     let results = Arc::new(Results::new(disk.clone(), Arc::new(Protobuf)));
     let actions = Arc::new(Completeness::new(results, disk.clone(), Arc::new(Protobuf)));
-    let stores = Stores { blobs: Arc::clone(&disk) as _, local, actions };
+    let stores = Stores { blobs: Arc::clone(&disk) as _, near: None, local, actions };
     let config = WorkerConfig::new("bench", directory.path().join("work"));
     let worker = Worker::open(config, stores).await.expect("the sandbox works here");
     for (name, inputs, script) in [

@@ -3,7 +3,10 @@
 //! pipe would wait for ever.
 //!
 //! The command may have closed to us what is its own; where we are its user, that is undone.
+//!
+//! A root that was laid over cached directories is looked at through all of them (`merged`).
 
+use crate::merged::{Merged, Node};
 use rustix::{
     fs::{FileType, Mode, OFlags, ResolveFlags, Stat, fstat, open, openat2, readlinkat},
     io::Errno,
@@ -21,7 +24,11 @@ use std::{
 
 /// A directory that is not left.
 #[derive(Debug)]
-pub struct Root(OwnedFd);
+pub struct Root {
+    own: OwnedFd,
+    /// What it was laid over with itself as the first, if it was.
+    layers: Vec<OwnedFd>,
+}
 
 /// What lies at a path.
 #[derive(Debug)]
@@ -39,11 +46,31 @@ pub enum Found {
 impl Root {
     /// Opens the directory at a path of the host.
     pub fn open(path: &Path) -> io::Result<Self> {
-        Ok(Self(open(path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?))
+        Self::over(path, &[])
+    }
+
+    /// Opens the directory at a path of the host as it was seen over these, the uppermost first.
+    pub fn over(path: &Path, lower: &[&Path]) -> io::Result<Self> {
+        let open = |path: &Path| {
+            open(path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
+                .map_err(io::Error::from)
+        };
+        let own = open(path)?;
+        let mut layers = Vec::new();
+        if !lower.is_empty() {
+            layers.push(own.try_clone()?);
+            for path in lower {
+                layers.push(open(path)?);
+            }
+        }
+        Ok(Self { own, layers })
     }
 
     /// What lies at a path; none if nothing does, or if the way there leaves the root.
     pub fn look(&self, path: &Path) -> io::Result<Option<Found>> {
+        if !self.layers.is_empty() {
+            return self.look_merged(path);
+        }
         let node = match self.resolve(path, OFlags::PATH | OFlags::NOFOLLOW) {
             Ok(node) => node,
             Err(Errno::NOENT | Errno::NOTDIR | Errno::XDEV | Errno::LOOP) => return Ok(None),
@@ -61,13 +88,38 @@ impl Root {
         }))
     }
 
+    fn look_merged(&self, path: &Path) -> io::Result<Option<Found>> {
+        let leaf = match Merged::top(&self.layers)?.find(path)? {
+            Some(Node::Leaf(leaf)) => leaf,
+            Some(Node::Directory(_, stat)) => return Ok(Some(Found::Directory(stat))),
+            None => return Ok(None),
+        };
+        Ok(Some(match FileType::from_raw_mode(leaf.stat.st_mode) {
+            FileType::RegularFile => Found::File(leaf.stat),
+            FileType::Symlink => Found::Link(leaf.target()?, leaf.stat),
+            _ => Found::Other,
+        }))
+    }
+
     /// Opens a regular file.
     pub fn file(&self, path: &Path) -> io::Result<File> {
+        if !self.layers.is_empty() {
+            return match Merged::top(&self.layers)?.find(path)? {
+                Some(Node::Leaf(leaf)) if is_file(&leaf.stat) => Ok(leaf.open()?.into()),
+                _ => Err(io::ErrorKind::NotFound.into()),
+            };
+        }
         Ok(self.read(path, OFlags::RDONLY | OFlags::NONBLOCK, 0o400)?.into())
     }
 
     /// The names in a directory, sorted by their bytes.
     pub fn list(&self, path: &Path) -> io::Result<Vec<OsString>> {
+        if !self.layers.is_empty() {
+            return match Merged::top(&self.layers)?.find(path)? {
+                Some(Node::Directory(directory, _)) => directory.list(),
+                _ => Err(io::ErrorKind::NotFound.into()),
+            };
+        }
         let directory = self.read(path, OFlags::RDONLY | OFlags::DIRECTORY, 0o700)?;
         let mut names = Vec::new();
         for entry in rustix::fs::Dir::new(directory)? {
@@ -99,8 +151,12 @@ impl Root {
     fn resolve(&self, path: &Path, flags: OFlags) -> rustix::io::Result<OwnedFd> {
         let path = if path.as_os_str().is_empty() { Path::new(".") } else { path };
         let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS;
-        openat2(&self.0, path, flags | OFlags::CLOEXEC, Mode::empty(), resolve)
+        openat2(&self.own, path, flags | OFlags::CLOEXEC, Mode::empty(), resolve)
     }
+}
+
+fn is_file(stat: &Stat) -> bool {
+    FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile
 }
 
 #[cfg(test)]

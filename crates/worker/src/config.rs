@@ -1,6 +1,6 @@
 //! What a worker is told when it is set up.
 
-use mortar_model::{ActionCache, BlobStore, LocalFiles, Platform, session::Capacity};
+use mortar_model::{ActionCache, Batches, BlobStore, LocalFiles, Platform, session::Capacity};
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
 /// How a worker works.
@@ -24,6 +24,8 @@ pub struct WorkerConfig {
     pub sandbox: mortar_sandbox::Config,
     /// How large actions may be.
     pub limits: Limits,
+    /// What input roots that are kept for later actions may take; none if each action is to have one made for itself.
+    pub cache: Option<CacheLimits>,
 }
 
 impl WorkerConfig {
@@ -40,6 +42,7 @@ impl WorkerConfig {
             maximum_timeout: Duration::from_secs(24 * 60 * 60),
             sandbox: mortar_sandbox::Config::default(),
             limits: Limits::default(),
+            cache: Some(CacheLimits::default()),
         }
     }
 }
@@ -61,11 +64,38 @@ impl Default for Limits {
     }
 }
 
+/// What input roots that are kept for later actions may take on disk. What running actions use stays, beyond that too.
+#[derive(Clone, Copy, Debug)]
+pub struct CacheLimits {
+    /// Bytes, with those of files that the store has too.
+    pub bytes: u64,
+    /// Files, directories and links.
+    pub inodes: u64,
+}
+
+impl Default for CacheLimits {
+    fn default() -> Self {
+        Self { bytes: 10 << 30, inodes: 300_000 }
+    }
+}
+
+/// A store on this machine before a far one.
+#[derive(Clone)]
+pub struct Near {
+    /// Where inputs are looked for first. What [`Stores::blobs`] reads and writes is kept there as it passes, if there is
+    /// room.
+    pub blobs: Arc<dyn BlobStore>,
+    /// How the far store is asked for much at once, to be kept here.
+    pub far: Arc<dyn Batches>,
+}
+
 /// Where a worker reads and writes.
 #[derive(Clone)]
 pub struct Stores {
     /// Blobs.
     pub blobs: Arc<dyn BlobStore>,
+    /// A store of this machine's own, where `blobs` is far.
+    pub near: Option<Near>,
     /// Files of blobs on this machine, where there are any.
     pub local: Option<Arc<dyn LocalFiles>>,
     /// Results of successes.

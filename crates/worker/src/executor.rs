@@ -4,6 +4,7 @@ use crate::{
     Limits, Stores, WorkerConfig,
     beneath::Root,
     blocking::blocking,
+    cache::{DirectoryCache, Lease},
     collect::{Collected, Collector},
     fetch::{Fetched, fetch},
     job::Job,
@@ -11,7 +12,9 @@ use crate::{
     record::record,
     run::{self, Launch},
     scratch::Scratch,
-    stage::{Plan, Protection, stage},
+    source::Source,
+    stage::{Plan, Protection, Staged, stage},
+    tree::Known,
     upload::upload,
 };
 use async_trait::async_trait;
@@ -19,7 +22,7 @@ use mortar_model::{
     Clock, Command, Context, Digest, DigestFunction, Error, ExecuteRequest, ExecutionMetadata, Executor,
     Kind, Outcome, Progress, Result, Stage, SystemClock, Termination, session::Run,
 };
-use mortar_sandbox::{Ending, Exit, Isolation, Layers, Sandbox};
+use mortar_sandbox::{Ending, Exit, Isolation, Layers, Sandbox, Spec};
 use std::{path::Path, sync::Arc, time::Duration};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -33,6 +36,9 @@ struct Inner {
     stores: Stores,
     sandbox: Sandbox,
     layers: Layers,
+    known: Known,
+    /// Where the kernel lays directories over each other for us. Goes before the directory that it is in.
+    cache: Option<DirectoryCache>,
     scratch: Scratch,
     clock: Arc<dyn Clock>,
 }
@@ -49,9 +55,11 @@ impl Worker {
             return Err(Error::new(Kind::FailedPrecondition { message })
                 .hint("isolation `none` runs actions without a sandbox"));
         }
+        let cache = open_cache(&config, &scratch, &sandbox).await?;
         tracing::info!(isolation = ?config.sandbox.isolation, %layers, "the worker is ready to run actions");
         let clock = Arc::new(SystemClock);
-        Ok(Self(Arc::new(Inner { config, stores, sandbox, layers, scratch, clock })))
+        let known = Known::default();
+        Ok(Self(Arc::new(Inner { config, stores, sandbox, layers, known, cache, scratch, clock })))
     }
 
     /// How this worker was set up.
@@ -62,6 +70,11 @@ impl Worker {
     /// What the machine permits.
     pub fn layers(&self) -> &Layers {
         &self.0.layers
+    }
+
+    /// What the input roots that are kept for later actions take on disk: bytes, and files with directories and links.
+    pub fn kept(&self) -> (u64, u64) {
+        self.0.cache.as_ref().map_or((0, 0), DirectoryCache::usage)
     }
 
     /// Runs one action as a server asks. It is over, and nothing of it is left, when this returns: to stop it, cancel it
@@ -103,26 +116,65 @@ async fn probe(scratch: &Scratch, sandbox: &Sandbox) -> Result<Layers> {
     layers
 }
 
+/// The cache of input roots, if the kernel lets the sandbox lay directories over each other, and us hide what they hold.
+async fn open_cache(
+    config: &WorkerConfig,
+    scratch: &Scratch,
+    sandbox: &Sandbox,
+) -> Result<Option<DirectoryCache>> {
+    let Some(limits) = config.cache.filter(|_| config.sandbox.isolation == Isolation::Namespaces) else {
+        return Ok(None);
+    };
+    let directory = scratch.directory().await?;
+    let (probed, within) = (sandbox.clone(), directory.clone());
+    let refused = blocking(move || {
+        let tried = try_layers(&probed, &within);
+        Ok(tried.unwrap_or_else(|error| Some(error.to_string())))
+    });
+    let refused = refused.await;
+    scratch.remove(directory).await;
+    if let Some(why) = refused? {
+        tracing::info!(why, "no overlay for us here; each action gets an input root made of links");
+        return Ok(None);
+    }
+    DirectoryCache::open(&scratch.cache(), limits).map(Some)
+}
+
+fn try_layers(sandbox: &Sandbox, directory: &Path) -> std::io::Result<Option<String>> {
+    let lower = ["lower1", "lower2"].map(|name| directory.join(name));
+    for path in lower.iter().chain([&directory.join("exec")]) {
+        std::fs::create_dir(path)?;
+    }
+    crate::cache::hide(&lower[0].join("hidden"))?;
+    let lower = ["lower1", "lower2"].map(Into::into).to_vec();
+    let spec = Spec { directory: directory.into(), lower, ..Spec::default() };
+    let layers = sandbox.probe_lower(spec).map_err(std::io::Error::other)?;
+    Ok((!layers.complete()).then(|| layers.to_string()))
+}
+
 impl Inner {
     async fn steps(&self, job: &mut Job, default_timeout: Duration, directory: &Path) -> Result<Outcome> {
         job.enter(|times| &mut times.input_fetch_start);
-        let Fetched { action, command, root } = fetch(job, &*self.stores.blobs, self.config.limits).await?;
+        let source = Source { job, stores: &self.stores };
+        let Fetched { action, command, root } = fetch(&source, &self.known, self.config.limits).await?;
         let limit = run::time_limit(&action, default_timeout, &self.config)?;
         let places = Places::of(&command, &root)?;
         let protection = Protection { link: self.sandbox.protects_inputs(), owner: self.sandbox.owner() };
         let plan = Plan { root, places, exec: directory.join("exec"), protection };
-        let plan = stage(job, &self.stores, plan).await?;
+        let Staged { places, lower } = stage(job, &self.stores, self.cache.as_ref(), plan).await?;
         job.note(|times| &mut times.input_fetch_completed);
 
         job.enter(|times| &mut times.execution_start);
-        let writable = plan.places.writable.into_iter().collect();
-        let launch = Launch { directory: directory.into(), writable, limit };
+        let writable = places.writable.into_iter().collect();
+        let layers =
+            lower.as_ref().map(|lower| self.scratch.seen_from_run(&lower.layers())).unwrap_or_default();
+        let launch = Launch { directory: directory.into(), writable, lower: layers, limit };
         let exit = run::run(job, &self.sandbox, &command, launch).await?;
         job.note(|times| &mut times.execution_completed);
         job.metadata.virtual_execution_duration = Some(exit.wall);
 
         job.enter(|times| &mut times.output_upload_start);
-        let mut collected = self.collect(job, command, directory, &exit).await?;
+        let mut collected = self.collect(job, command, directory, lower, &exit).await?;
         upload(job, &*self.stores.blobs, &mut collected).await?;
         job.note(|times| &mut times.output_upload_completed);
         job.note(|times| &mut times.worker_completed);
@@ -132,24 +184,36 @@ impl Inner {
         Ok(outcome)
     }
 
-    async fn collect(&self, job: &Job, command: Command, directory: &Path, exit: &Exit) -> Result<Collected> {
+    async fn collect(
+        &self,
+        job: &Job,
+        command: Command,
+        directory: &Path,
+        lower: Option<Lease>,
+        exit: &Exit,
+    ) -> Result<Collected> {
         let (function, limits) = (job.action.function(), self.config.limits);
         let (directory, strict) = (directory.to_owned(), exit.ending == Ending::Code(0));
-        blocking(move || collect(&command, &directory, function, limits, strict)).await
+        blocking(move || {
+            let layers = lower.as_ref().map(Lease::layers).unwrap_or_default();
+            let failed = |error| Error::io("open the input root", error);
+            let run = Root::open(&directory).map_err(failed)?;
+            let exec = Root::over(&directory.join("exec"), &layers).map_err(failed)?;
+            collect(&command, run, exec, function, limits, strict)
+        })
+        .await
     }
 }
 
 fn collect(
     command: &Command,
-    directory: &Path,
+    run: Root,
+    exec: Root,
     function: DigestFunction,
     limits: Limits,
     strict: bool,
 ) -> Result<Collected> {
-    let open =
-        |path: &Path| Root::open(path).map(Arc::new).map_err(|error| Error::io("open the input root", error));
-    let run = open(directory)?;
-    let exec = open(&directory.join("exec"))?;
+    let (run, exec) = (Arc::new(run), Arc::new(exec));
     let found = Collected::default();
     let mut collector = Collector { command, function, limits, exec, strict, found, seen: 0 };
     collector.logs(&run)?;

@@ -2,8 +2,9 @@
 //!
 //! Life of an action (`executor.rs`, one file a step):
 //!
-//! 1. `fetch` reads the Action, its Command and the directories of its input root, and learns which blobs are missing.
-//! 2. `outputs` tells where outputs go; `stage` builds the input root from links to the store's files and from copies.
+//! 1. `fetch` reads the Action, its Command and the directories of its input root (`tree`).
+//! 2. `outputs` tells where outputs go; `stage` sees to the input root: a large one is kept for all actions that have it
+//!    (`cache`) and the run's own directory laid over it, a small one is made for this action alone.
 //! 3. `run` starts the command in the sandbox and waits for its end, its time limit, or a cancel.
 //! 4. `collect` looks at what the command left; `upload` stores it.
 //! 5. `record` puts the result of a success into the action cache.
@@ -11,8 +12,10 @@
 //! Storage, action cache and the way to the server are passed in: in one process with the server they are the
 //! server's own, elsewhere they are remote. Queues, retries and merging are the server's business.
 
+mod alone;
 mod beneath;
 mod blocking;
+mod cache;
 mod capacity;
 mod collect;
 mod config;
@@ -20,19 +23,22 @@ mod connect;
 mod executor;
 mod fetch;
 mod job;
+mod merged;
 mod outputs;
 mod record;
 mod run;
 mod scratch;
 mod session;
 mod shutdown;
+mod source;
 mod stage;
 mod tree;
 mod undelivered;
 mod upload;
 
-pub use config::{Limits, Stores, WorkerConfig};
+pub use config::{CacheLimits, Limits, Near, Stores, WorkerConfig};
 pub use connect::connect;
 pub use executor::Worker;
+pub use scratch::check_directory;
 pub use session::{SessionEnd, serve};
 pub use shutdown::{Phase, Shutdown, ShutdownHandle, shutdown};

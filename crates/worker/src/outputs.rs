@@ -1,6 +1,6 @@
 //! Where outputs go: what has to exist before the command runs, and what of the input root it may write to.
 
-use crate::tree::{InputRoot, Kind};
+use crate::tree::{Kind, Tree};
 use mortar_model::{Command, Error, Result, action::Outputs};
 use std::{
     collections::BTreeSet,
@@ -23,7 +23,7 @@ pub struct Places {
 impl Places {
     /// Works out the places. The protocol has parents of outputs made; output directories of the older form, and only
     /// those, are made themselves, as Bazel does where it runs actions itself.
-    pub fn of(command: &Command, root: &InputRoot) -> Result<Self> {
+    pub fn of(command: &Command, root: &Tree) -> Result<Self> {
         let start = Path::new(&command.working_directory);
         let mut places = Self::default();
         places.make(root, start, "working_directory", false)?;
@@ -47,7 +47,7 @@ impl Places {
         Ok(places)
     }
 
-    fn output(&mut self, root: &InputRoot, path: &Path) -> Result<()> {
+    fn output(&mut self, root: &Tree, path: &Path) -> Result<()> {
         if let Some(parent) = path.parent() {
             self.make(root, parent, "output_paths", true)?;
         }
@@ -59,7 +59,7 @@ impl Places {
     }
 
     /// A directory that must be there. Those that are made for it may be written to as well.
-    fn make(&mut self, root: &InputRoot, path: &Path, field: &str, writable: bool) -> Result<()> {
+    fn make(&mut self, root: &Tree, path: &Path, field: &str, writable: bool) -> Result<()> {
         if writable {
             self.writable.insert(path.into());
         }
@@ -90,28 +90,24 @@ fn blocked(field: &str, wanted: &Path, found: &Path, kind: &str) -> Error {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Limits, fetch::Directories};
+    use crate::Limits;
     use mortar_model::{Digest, DigestFunction::Sha256, Directory, DirectoryNode, FileNode, SymlinkNode};
+    use std::sync::Arc;
 
     /// `in/file`, `in/sub/`, `link -> in`.
-    fn root() -> InputRoot {
-        let digest = |name: &[u8]| Digest::of(Sha256, name);
+    fn root() -> Tree {
+        let digest = |name: &str| Digest::of(Sha256, name.as_bytes());
+        let node = |name: &str| vec![DirectoryNode { name: name.into(), digest: digest(name) }];
+        let tree =
+            |name, directory, below| Tree::new(digest(name), directory, below, Limits::default()).unwrap();
+        let sub = tree("sub", Directory::default(), Vec::new());
         let file =
-            FileNode { name: "file".into(), digest: digest(b"f"), is_executable: true, properties: None };
-        let node = |name: &str| DirectoryNode { name: name.into(), digest: digest(name.as_bytes()) };
+            FileNode { name: "file".into(), digest: digest("f"), is_executable: true, properties: None };
+        let inside = Directory { files: vec![file], directories: node("sub"), ..Directory::default() };
+        let inside = tree("in", inside, vec![Arc::new(sub)]);
         let link = SymlinkNode { name: "link".into(), target: "in".into(), properties: None };
-        let directories = Directories::from([
-            (
-                digest(b"top"),
-                Directory { directories: vec![node("in")], symlinks: vec![link], ..Directory::default() },
-            ),
-            (
-                digest(b"in"),
-                Directory { files: vec![file], directories: vec![node("sub")], ..Directory::default() },
-            ),
-            (digest(b"sub"), Directory::default()),
-        ]);
-        InputRoot::expand(digest(b"top"), &directories, Limits::default()).unwrap()
+        let top = Directory { directories: node("in"), symlinks: vec![link], ..Directory::default() };
+        tree("top", top, vec![Arc::new(inside)])
     }
 
     fn places(command: Command) -> Result<(String, String)> {

@@ -15,6 +15,8 @@ pub struct Launch {
     pub directory: PathBuf,
     /// What the command may write to, relative to the input root.
     pub writable: Vec<PathBuf>,
+    /// What the input root is laid over, the uppermost first.
+    pub lower: Vec<PathBuf>,
     /// When it is stopped.
     pub limit: Duration,
 }
@@ -44,6 +46,7 @@ pub async fn run(job: &Job, sandbox: &Sandbox, command: &Command, launch: Launch
         environment: command.environment.clone(),
         working_directory: Path::new(&command.working_directory).into(),
         writable: launch.writable,
+        lower: launch.lower,
         timeout: Some(launch.limit),
     };
     let sandbox = sandbox.clone();

@@ -1,5 +1,5 @@
 //! The directories in which input roots are built: one for each process, locked while it lives, and one for each action
-//! in it. What a process left that died is removed by the next one that starts.
+//! in it. What a process left that died is moved aside by the next one that starts, and removed while that works.
 
 use crate::blocking::blocking;
 use mortar_model::{Error, Kind, Result};
@@ -13,6 +13,7 @@ use std::{
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     sync::atomic::{AtomicU64, Ordering},
+    thread::JoinHandle,
 };
 
 /// The directory of this process.
@@ -20,11 +21,18 @@ use std::{
 pub struct Scratch {
     path: PathBuf,
     next: AtomicU64,
+    /// Removes what was left.
+    removing: Option<JoinHandle<()>>,
     /// Locked for as long as it is open.
     _lock: File,
 }
 
 const LOCK: &str = "lock";
+const CACHE: &str = "cache";
+/// What dead processes left, on its way out.
+const REMAINS: &str = "remains";
+/// What begins so is the store of a worker, or its lock.
+const STORE: &str = "store-";
 
 impl Scratch {
     /// Makes a directory of this process in `parent`, and removes those of processes that are gone.
@@ -33,19 +41,18 @@ impl Scratch {
             let what = format!("{what} in the work directory `{}`", parent.display());
             move |error| Error::io(what.clone(), error)
         };
-        fs::create_dir_all(parent).map_err(failed("create a directory"))?;
-        refuse_foreign(parent, &fs::read_dir(parent).map_err(failed("look"))?.flatten().collect::<Vec<_>>())?;
+        check_directory(parent)?;
         // Nobody else may look for the dead between the making of our directory and its lock.
         let gate = File::create(parent.join(LOCK)).map_err(failed("create a lock"))?;
         wait_for_lock(&gate).map_err(failed("take a lock"))?;
-        remove_stale(parent).map_err(failed("remove what was left"))?;
         let mut own = (0..).map(|n: u32| parent.join(format!("{}-{n}", std::process::id())));
         let path = own.find(|path| !path.exists()).expect("few directories of one process live");
         fs::create_dir(&path).map_err(failed("create a directory"))?;
         fs::set_permissions(&path, Permissions::from_mode(0o700)).map_err(failed("set permissions"))?;
         let lock = File::create(path.join(LOCK)).map_err(failed("create a lock"))?;
         wait_for_lock(&lock).map_err(failed("take a lock"))?;
-        Ok(Self { path, next: AtomicU64::new(0), _lock: lock })
+        let removing = remove_stale(parent, &path).map_err(failed("remove what was left"))?;
+        Ok(Self { path, next: AtomicU64::new(0), removing, _lock: lock })
     }
 
     /// An empty directory.
@@ -55,6 +62,20 @@ impl Scratch {
         blocking(move || fs::create_dir(&made).map_err(|error| Error::io("create a work directory", error)))
             .await
             .map(|()| path)
+    }
+
+    /// Where cached directories are.
+    pub fn cache(&self) -> PathBuf {
+        self.path.join(CACHE)
+    }
+
+    /// Paths in the cache as they are reached from the directory of a run.
+    pub fn seen_from_run(&self, paths: &[&Path]) -> Vec<PathBuf> {
+        let seen = |path: &&Path| match path.strip_prefix(&self.path) {
+            Ok(below) => Path::new("..").join(below),
+            Err(_) => path.to_path_buf(),
+        };
+        paths.iter().map(seen).collect()
     }
 
     /// Removes such a directory with all that is in it.
@@ -70,16 +91,33 @@ impl Scratch {
 
 impl Drop for Scratch {
     fn drop(&mut self) {
+        if self.removing.take().is_some_and(|thread| thread.join().is_err()) {
+            tracing::error!("the thread that removes what dead processes left panicked");
+        }
         // Whatever this leaves, the next start removes.
         remove(&self.path).ok();
     }
+}
+
+/// Makes the work directory if it is not there, and makes sure that nothing is in it but what workers keep there.
+pub fn check_directory(directory: &Path) -> Result<()> {
+    let failed = |what: &str| {
+        let what = format!("{what} in the work directory `{}`", directory.display());
+        move |error| Error::io(what.clone(), error)
+    };
+    fs::create_dir_all(directory).map_err(failed("create a directory"))?;
+    let entries = fs::read_dir(directory).map_err(failed("look"))?;
+    refuse_foreign(directory, &entries.flatten().collect::<Vec<_>>())
 }
 
 /// What is here must be of our own making: most of it is about to be removed.
 fn refuse_foreign(parent: &Path, entries: &[fs::DirEntry]) -> Result<()> {
     let ours = |entry: &fs::DirEntry| {
         let name = entry.file_name();
-        name == LOCK || name == "lost+found" || is_of_a_process(&entry.path())
+        name == LOCK
+            || name == "lost+found"
+            || name.to_string_lossy().starts_with(STORE)
+            || is_of_a_process(&entry.path())
     };
     let Some(foreign) = entries.iter().find(|entry| !ours(entry)) else { return Ok(()) };
     let (parent, name) = (parent.display(), foreign.file_name());
@@ -102,10 +140,13 @@ fn wait_for_lock(file: &File) -> io::Result<()> {
     Ok(flock(file, FlockOperation::LockExclusive)?)
 }
 
-fn remove_stale(parent: &Path) -> io::Result<()> {
+/// Moves what dead processes left into our own directory, which takes no time however much it is, and has a thread
+/// remove it there: should we die too, the next one takes it with what we leave.
+fn remove_stale(parent: &Path, own: &Path) -> io::Result<Option<JoinHandle<()>>> {
+    let mut stale = Vec::new();
     for entry in fs::read_dir(parent)? {
         let path = entry?.path();
-        if !is_of_a_process(&path) || !path.is_dir() {
+        if !is_of_a_process(&path) || !path.is_dir() || path == own {
             continue;
         }
         // Whoever has no lock was killed before it could take one.
@@ -113,10 +154,23 @@ fn remove_stale(parent: &Path) -> io::Result<()> {
         if !lock.is_ok_and(|lock| {
             flock(&lock, FlockOperation::NonBlockingLockExclusive) == Err(Errno::WOULDBLOCK)
         }) {
-            remove(&path)?;
+            stale.push(path);
         }
     }
-    Ok(())
+    if stale.is_empty() {
+        return Ok(None);
+    }
+    let remains = own.join(REMAINS);
+    fs::create_dir(&remains)?;
+    for path in stale {
+        fs::rename(&path, remains.join(path.file_name().unwrap_or_default()))?;
+    }
+    let work = move || {
+        if let Err(error) = remove(&remains) {
+            tracing::warn!(path = %remains.display(), %error, "what dead processes left could not be removed");
+        }
+    };
+    std::thread::Builder::new().name("scratch-remains".into()).spawn(work).map(Some)
 }
 
 /// Removes a tree in which directories may be closed even to their owner. Links are not followed.
@@ -155,9 +209,11 @@ mod tests {
         fs::create_dir_all(parent.path().join("1234-0/3/exec/closed/deep")).unwrap();
         fs::write(parent.path().join("1234-0/lock"), "").unwrap();
         fs::set_permissions(parent.path().join("1234-0/3/exec/closed"), Permissions::from_mode(0o0)).unwrap();
-        let second = Scratch::open(parent.path()).unwrap();
+        let mut second = Scratch::open(parent.path()).unwrap();
         assert!(!parent.path().join("1234-0").exists());
         assert!(living.path.exists() && second.path.exists() && living.path != second.path);
+        second.removing.take().unwrap().join().unwrap();
+        assert!(!second.path.join(REMAINS).exists());
         let path = living.path.clone();
         drop(living);
         assert!(!path.exists());

@@ -7,11 +7,36 @@
 
 use super::{Failure, Step, mounts};
 use crate::spec;
+use nix::mount::MsFlags;
 use std::{
     collections::BTreeSet,
     fs, io,
     path::{Path, PathBuf},
 };
+
+/// Lays the run's own part of the staged root over `lower`, in its place. The working directory is the run's own.
+///
+/// By the `user` attributes, since those are what an ordinary user may set; and without syncing, which would be of the
+/// whole file system and for nothing: whoever crashes runs the command again.
+pub fn lay(lower: &[PathBuf]) -> Result<(), Failure> {
+    if lower.is_empty() {
+        return Ok(());
+    }
+    fs::create_dir(WORK).step(|| format!("create `{WORK}`"))?;
+    let layers: Vec<_> = lower.iter().map(|path| escaped(&path.to_string_lossy())).collect();
+    let (layers, exec) = (layers.join(":"), spec::EXEC);
+    let options = format!("lowerdir={layers},upperdir={exec},workdir={WORK},userxattr,volatile,index=off");
+    mounts::fresh("overlay", Path::new(exec), MsFlags::MS_NOSUID | MsFlags::MS_NODEV, &options)
+}
+
+/// What overlay needs for itself, beside the upper layer.
+const WORK: &str = "work";
+
+/// A path as a mount option may hold it.
+fn escaped(path: &str) -> String {
+    let plain = |character: char| !matches!(character, '\\' | ':' | ',');
+    path.chars().flat_map(|c| (!plain(c)).then_some('\\').into_iter().chain([c])).collect()
+}
 
 /// Opens `writable` (paths in the staged root) in `exec`, where that is mounted read-only by now. `aside` is a
 /// directory to mount something on for the moment.

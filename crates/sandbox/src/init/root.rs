@@ -71,6 +71,7 @@ pub fn build(plan: &Plan) -> Result<(), Failure> {
     for (_, target) in &logs {
         create_file(target)?;
     }
+    inputs::lay(&plan.spec.lower)?;
     mounts::bind(Path::new(spec::EXEC), &exec)?;
     mounts::seal(base)?;
     for (source, target) in &logs {

@@ -37,6 +37,10 @@ impl LocalFiles for ChunkedFiles {
         self.blobs.inner.write(context, digest, whole).await?;
         self.files.local_file(context, digest).await
     }
+
+    fn damage(&self) -> u64 {
+        self.files.damage()
+    }
 }
 
 /// Finds blobs by hash alone, whether they are kept whole or as chunks.

@@ -445,6 +445,10 @@ impl LocalFiles for DiskStore {
     async fn local_file(&self, context: &Context, digest: Digest) -> Result<Option<LocalFile>> {
         self.shared.lend_file(digest, self.shared.leases.stamp(context)).await
     }
+
+    fn damage(&self) -> u64 {
+        self.shared.counters.quarantined.load(Relaxed)
+    }
 }
 
 #[async_trait]

@@ -84,6 +84,7 @@ impl House {
         config.sandbox.helper = env!("CARGO_BIN_EXE_mortar-worker-sandbox").into();
         let stores = Stores {
             blobs: self.store.clone(),
+            near: None,
             local: Some(self.store.clone()),
             actions: self.server.actions.clone(),
         };

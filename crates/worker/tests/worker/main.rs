@@ -4,10 +4,12 @@
 
 mod inputs;
 mod life;
+mod near;
 mod outputs;
 mod refusals;
 mod remote;
 mod sessions;
+mod shared;
 
 use bytes::Bytes;
 use mortar_model::{
@@ -71,7 +73,7 @@ impl Lab {
         let results = Arc::new(Results::new(MemoryStore::new(1 << 20), Arc::new(Protobuf)));
         let actions = Arc::new(Completeness::new(results, blobs.clone(), Arc::new(Protobuf)));
         let local = disk.clone().map(|disk| disk as Arc<dyn LocalFiles>);
-        let stores = Stores { blobs: blobs.clone(), local, actions: actions.clone() };
+        let stores = Stores { blobs: blobs.clone(), near: None, local, actions: actions.clone() };
         let worker = Worker::open(config, stores).await.unwrap();
         Self { worker, blobs, actions, disk, directory }
     }
@@ -104,6 +106,19 @@ impl Lab {
             platform: None,
         };
         self.put(encode_action(&action)).await
+    }
+
+    /// The messages that an action consists of; all are uploaded.
+    pub async fn messages(&self, job: &Job) -> Vec<Digest> {
+        let action = self.action(job).await;
+        let mut messages = vec![action, self.put(encode_command(&job.command)).await];
+        let mut pending = vec![self.tree(&job.inputs).await];
+        while let Some(digest) = pending.pop() {
+            let directory = mortar_wire::decode_directory(FUNCTION, self.get(digest).await).unwrap();
+            pending.extend(directory.directories.iter().map(|node| node.digest));
+            messages.push(digest);
+        }
+        messages
     }
 
     /// Uploads directories; the root's digest.
@@ -161,7 +176,10 @@ impl Lab {
             .map(|entry| entry.path());
         let inside =
             own.filter(|path| path.is_dir()).flat_map(|path| std::fs::read_dir(path).unwrap().flatten());
-        inside.map(|entry| entry.path()).filter(|path| !path.ends_with("lock")).collect()
+        inside
+            .map(|entry| entry.path())
+            .filter(|path| !path.ends_with("lock") && !path.ends_with("cache"))
+            .collect()
     }
 }
 
