@@ -1,7 +1,10 @@
 //! No isolation, for machines that permit none: the command runs as us on the host's own file system, in a session of
 //! its own. Whatever it leaves behind is still found and killed, since orphans come to this process.
 
-use super::{Failure, Plan, Step, pid1, process, supervise};
+use super::{
+    Failure, Plan, Step, pid1, process, serve,
+    supervise::{self, Control},
+};
 use crate::{Exit, spec};
 use nix::{
     sys::{
@@ -9,26 +12,22 @@ use nix::{
         signal::{Signal, kill},
         wait::{WaitPidFlag, waitpid},
     },
-    unistd::{ForkResult, Pid, fork},
+    unistd::Pid,
 };
 use std::{
     fs::{self, OpenOptions},
-    os::unix::net::UnixStream,
     time::Instant,
 };
 
 /// Runs the command; the working directory is the run's own.
-pub fn run(plan: &Plan, control: &UnixStream) -> Result<Exit, Failure> {
+pub fn run(plan: &Plan, control: &Control) -> Result<Exit, Failure> {
     prctl::set_child_subreaper(true).step(|| "adopt orphans".into())?;
     let open = |name: &str| OpenOptions::new().append(true).open(name).step(|| format!("open `{name}`"));
     let (stdout, stderr) = (open(spec::STDOUT)?, open(spec::STDERR)?);
     let exec = plan.spec.directory.join(spec::EXEC);
     let start = Instant::now();
-    // SAFETY: this process has one thread, so the child may do as it likes.
-    let command = match unsafe { fork() }.step(|| "fork".into())? {
-        ForkResult::Child => process::become_command(plan, &exec, &stdout, &stderr),
-        ForkResult::Parent { child } => child,
-    };
+    serve::offer_to_die();
+    let command = process::start(plan, &exec, &stdout, &stderr).step(|| "fork".into())?;
     let stopped = supervise::watch(command, control, plan.spec.timeout.map(|limit| start + limit));
     let ended = pid1::reap_until(command)?;
     let wall = start.elapsed();

@@ -13,14 +13,12 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// Opens `writable` (paths in the staged root) in `exec`, where that is mounted read-only by now. `aside` is a
-/// directory to mount something on for the moment.
+/// Opens `writable` (paths in the staged root) in `exec`, which is a read-only view of the staged root by now. `aside`
+/// is another one: a bind takes the flags of the mount that it comes from, so with it each cover is one call.
 pub fn open(writable: &[PathBuf], exec: &Path, aside: &Path) -> Result<(), Failure> {
     if writable.is_empty() {
         return Ok(());
     }
-    // A bind takes the flags of the mount that it comes from, so this second view makes each cover one call.
-    mounts::bind(exec, aside)?;
     // Sorted, so that parents are opened, and covered, before their children.
     let writable: BTreeSet<&Path> = writable.iter().map(PathBuf::as_path).collect();
     let mut opened = BTreeSet::new();
@@ -34,7 +32,7 @@ pub fn open(writable: &[PathBuf], exec: &Path, aside: &Path) -> Result<(), Failu
         mounts::tame(&target)?;
         cover(path, &Cover { exec, aside, writable: &writable }, &mut opened)?;
     }
-    mounts::detach(aside)
+    Ok(())
 }
 
 struct Cover<'a> {

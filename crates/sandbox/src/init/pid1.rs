@@ -1,6 +1,6 @@
 //! Pid 1 of the sandbox: sets it up, starts the command, reaps what is orphaned, reports, and by its end kills the rest.
 
-use super::{Failure, Plan, Reply, Step, message, namespaces, process, root};
+use super::{Failure, Plan, Reply, Step, check, message, process, root, serve, views::Views};
 use crate::{Ending, Exit, Usage, spec};
 use nix::{
     sys::{
@@ -8,23 +8,24 @@ use nix::{
         signal::Signal,
         wait::{WaitStatus, waitpid},
     },
-    unistd::{ForkResult, Pid, fork, sethostname},
+    unistd::{Pid, sethostname},
 };
 use std::{
     fs::{File, OpenOptions},
-    io::Read,
+    io::{self, Read},
+    os::fd::AsRawFd,
     path::Path,
     time::{Duration, Instant},
 };
 
 /// Runs the command in the namespaces that this process was cloned into.
-pub fn main(plan: &Plan, rehearsal: bool, mut go: File, report: File) -> ! {
+pub fn main(plan: &Plan, rehearsal: bool, views: &Views, mut go: File, report: File) -> ! {
     // Should the supervisor be killed, so are we, and all others with us.
     prctl::set_pdeathsig(Signal::SIGKILL).ok();
     let told = go.read(&mut [0; 1]);
     if matches!(told, Ok(1)) {
-        let reply = match run(plan, rehearsal) {
-            Ok(exit) => Reply::Exit(exit),
+        let reply = match set_up(views, &report).and_then(|()| run(plan, rehearsal)) {
+            Ok(exit) => Reply::Exit { exit, reusable: true },
             Err(failure) => Reply::Failed(failure),
         };
         message::send(report, &reply).ok();
@@ -33,12 +34,27 @@ pub fn main(plan: &Plan, rehearsal: bool, mut go: File, report: File) -> ! {
     unsafe { libc::_exit(0) }
 }
 
-fn run(plan: &Plan, rehearsal: bool) -> Result<Exit, Failure> {
-    namespaces::raise_loopback().step(|| "bring loopback up".into())?;
+fn set_up(views: &Views, report: &File) -> Result<(), Failure> {
     sethostname("mortar").step(|| "set the host name".into())?;
-    root::build(plan)?;
+    root::complete(views)?;
+    serve::offer_to_die();
+    // The helper's descriptors lead outside.
+    close_all_but(report).step(|| "close the helper's descriptors".into())?;
     // Neither our memory nor our descriptors are the command's business, even where it has our uid.
-    prctl::set_dumpable(false).step(|| "hide from the command".into())?;
+    prctl::set_dumpable(false).step(|| "hide from the command".into())
+}
+
+fn close_all_but(kept: &File) -> io::Result<()> {
+    let kept = kept.as_raw_fd() as u32;
+    for (first, last) in [(3, kept - 1), (kept + 1, u32::MAX)] {
+        // SAFETY: whoever owns these descriptors in this process, which is a copy, does not use them any more: it
+        // ends without running what would close them.
+        check(unsafe { libc::syscall(libc::SYS_close_range, first, last, 0u32) })?;
+    }
+    Ok(())
+}
+
+fn run(plan: &Plan, rehearsal: bool) -> Result<Exit, Failure> {
     if rehearsal {
         return Ok(Exit { ending: Ending::Code(0), wall: Duration::ZERO, usage: Usage::default() });
     }
@@ -48,11 +64,8 @@ fn run(plan: &Plan, rehearsal: bool) -> Result<Exit, Failure> {
     };
     let (stdout, stderr) = (open(spec::STDOUT)?, open(spec::STDERR)?);
     let start = Instant::now();
-    // SAFETY: this process has one thread, so the child may do as it likes.
-    let command = match unsafe { fork() }.step(|| "fork".into())? {
-        ForkResult::Child => process::become_command(plan, Path::new(crate::EXEC_ROOT), &stdout, &stderr),
-        ForkResult::Parent { child } => child,
-    };
+    let command =
+        process::start(plan, Path::new(crate::EXEC_ROOT), &stdout, &stderr).step(|| "fork".into())?;
     drop((stdout, stderr));
     let ending = reap_until(command)?;
     Ok(Exit { ending, wall: start.elapsed(), usage: usage() })

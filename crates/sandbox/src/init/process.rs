@@ -9,12 +9,13 @@ use nix::{
         signal::{SaFlags, SigAction, SigHandler, SigSet, SigmaskHow, Signal, sigaction, sigprocmask},
         stat::{Mode, umask},
     },
-    unistd::{execve, setsid},
+    unistd::{Pid, execve, setsid},
 };
 use std::{
     ffi::CString,
     fs::File,
     io::{self, Write},
+    mem::size_of,
     os::{fd::AsRawFd, unix::ffi::OsStrExt},
     path::{Path, PathBuf},
 };
@@ -24,9 +25,39 @@ const DEFAULT_PATH: &str = "/usr/local/bin:/usr/bin:/bin";
 /// Descriptors that a command may open, unless the host allows fewer.
 const OPEN_FILES: u64 = 65_536;
 
+/// The command's first steps run on this much of a stack, of which they need a fraction.
+const STACK: usize = 256 << 10;
+
+/// Starts the command: a child that shares our memory until it has become the command, so that nothing is copied for
+/// it, and for so long we stand still.
+pub fn start(plan: &Plan, exec: &Path, stdout: &File, stderr: &File) -> io::Result<Pid> {
+    let mut first_steps = || -> i32 { become_command(plan, exec, stdout, stderr) };
+    let mut first_steps: &mut dyn FnMut() -> i32 = &mut first_steps;
+    extern "C" fn enter(first_steps: *mut libc::c_void) -> libc::c_int {
+        // SAFETY: `start` gives us this pointer, and stands still while we use it.
+        let first_steps = unsafe { &mut *first_steps.cast::<&mut dyn FnMut() -> i32>() };
+        first_steps()
+    }
+    // Aligned for every architecture by its type, and its size a multiple of that.
+    let mut stack = vec![0u128; STACK / size_of::<u128>()];
+    // SAFETY: the stack grows down from its end on every architecture that Rust knows. This process has one thread, which
+    // stands still until the child ended or called `exec`; the child allocates and frees as this thread would, and leaves
+    // by `_exit` or `exec` alone. Descriptors, signals, limits and identity are its own, since they are not shared.
+    let pid = check(unsafe {
+        libc::clone(
+            enter,
+            stack.as_mut_ptr_range().end.cast(),
+            libc::CLONE_VM | libc::CLONE_VFORK | libc::SIGCHLD,
+            (&raw mut first_steps).cast(),
+        )
+        .into()
+    })?;
+    Ok(Pid::from_raw(pid as i32))
+}
+
 /// Becomes the command. Where that fails, says so on its standard error and ends as a shell would: with 127 where
 /// there is no such program, else with 126.
-pub fn become_command(plan: &Plan, exec: &Path, stdout: &File, stderr: &File) -> ! {
+fn become_command(plan: &Plan, exec: &Path, stdout: &File, stderr: &File) -> ! {
     let program = plan.spec.arguments.first().map_or("", String::as_str);
     let error = match prepare(plan, exec, stdout, stderr) {
         Ok(()) => replace(plan),

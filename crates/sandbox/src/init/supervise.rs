@@ -1,8 +1,11 @@
-//! The helper's outer process, on the host: takes the request, starts pid 1 of the sandbox, and ends it when the time
-//! is up or the other side of the socket goes away. It is done when nothing of the run is left.
+//! The helper's part in a run: starts pid 1 of the sandbox, and ends it when the time is up or the asker says so or is
+//! gone. The run is over when nothing of it is left.
 
-use super::{Failure, Plan, Reply, Request, Step, bare, check, message, namespaces, pid1};
-use crate::{Ending, Exit, Isolation, Layer, Layers, Usage, spec};
+use super::{
+    Failure, Message, Plan, Reply, Request, Step, check, message, namespaces, outside::Outside, pid1,
+    views::Views,
+};
+use crate::{Ending, Exit, Usage};
 use nix::{
     poll::{PollFd, PollFlags, PollTimeout, poll},
     sys::{
@@ -12,76 +15,44 @@ use nix::{
     unistd::{Pid, pipe2},
 };
 use std::{
-    fs::{self, File},
+    fs::File,
     io::{self, Read, Write},
     os::{
         fd::{AsFd, FromRawFd, OwnedFd},
         unix::net::UnixStream,
     },
-    process::exit,
     time::{Duration, Instant},
 };
 
-/// Does what the other end of standard input asks, answers there, and ends the process.
-pub fn main() -> ! {
-    let code = match serve() {
-        Ok(()) => 0,
-        Err(error) => {
-            eprintln!("mortar-sandbox-init: {error}");
-            1
-        }
-    };
-    exit(code)
+/// The socket over which a run is stopped.
+#[derive(Debug)]
+pub struct Control<'a> {
+    /// The socket.
+    pub socket: &'a UnixStream,
+    /// The number that the run has there.
+    pub run: u64,
 }
 
-fn serve() -> io::Result<()> {
-    // SAFETY: nothing of this process has opened a descriptor beyond the standard ones yet.
-    check(unsafe { libc::syscall(libc::SYS_close_range, 3u32, u32::MAX, 0u32) })?;
-    let control = UnixStream::from(io::stdin().as_fd().try_clone_to_owned()?);
-    let request: Request = message::receive(&control)?;
-    let reply = match &request {
-        Request::Run(plan) => match run(plan, &control, false) {
-            Ok(exit) => Reply::Exit(exit),
-            Err(failure) => Reply::Failed(failure),
-        },
-        Request::Probe(plan) => Reply::Permitted(probe(plan, &control)),
-    };
-    // It fails only where the asker is gone, and then nobody wants to know.
-    message::send(&control, &reply).ok();
-    Ok(())
-}
-
-/// Runs the command, or all but it if this is a rehearsal.
-fn run(plan: &Plan, control: &UnixStream, rehearsal: bool) -> Result<Exit, Failure> {
-    // The kernel runs out of memory for the command's sake, so the command is what it should take.
-    fs::write("/proc/self/oom_score_adj", "500").ok();
-    nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o022));
-    let directory = &plan.spec.directory;
-    std::env::set_current_dir(directory).step(|| format!("enter `{}`", directory.display()))?;
-    for name in [spec::STDOUT, spec::STDERR] {
-        let file = File::create(name).step(|| format!("create the file `{name}`"))?;
-        if let Some((uid, gid)) = plan.owner {
-            std::os::unix::fs::fchown(&file, Some(uid), Some(gid)).step(|| format!("chown `{name}`"))?;
-        }
-    }
-    match plan.isolation {
-        Isolation::Namespaces => isolated(plan, control, rehearsal),
-        Isolation::None => bare::run(plan, control),
-    }
-}
-
-fn isolated(plan: &Plan, control: &UnixStream, rehearsal: bool) -> Result<Exit, Failure> {
+/// Runs the command of the plan, or all but it if this is a rehearsal. The working directory is the run's own.
+pub fn isolated(
+    plan: &Plan,
+    outside: &mut Outside,
+    control: &Control,
+    rehearsal: bool,
+) -> Result<Exit, Failure> {
+    let views = Views::make(plan, outside.nests())?;
     let (report, to_report) = pipe2(nix::fcntl::OFlag::O_CLOEXEC).step(|| "create a pipe".into())?;
     let (go, to_go) = pipe2(nix::fcntl::OFlag::O_CLOEXEC).step(|| "create a pipe".into())?;
     let started = Instant::now();
-    let child = match namespaces::clone_into(namespaces::ALL).step(|| "create the namespaces".into())? {
-        None => {
-            drop((report, to_go));
-            pid1::main(plan, rehearsal, File::from(go), File::from(to_report))
+    let cloned = outside.within_root(plan, || match namespaces::clone_into(namespaces::ALL) {
+        Ok(None) => pid1::main(plan, rehearsal, &views, go.into(), to_report.into()),
+        cloned => {
+            drop((to_report, go));
+            cloned
         }
-        Some(child) => child,
-    };
-    drop((to_report, go));
+    })?;
+    let child = cloned.step(|| "create the namespaces".into())?.expect("the child does not return");
+    drop(views);
     let mapped = namespaces::map_identities(child, plan.owner);
     if mapped.is_ok() {
         // It fails only where the child is gone, which the report will tell.
@@ -96,7 +67,7 @@ fn isolated(plan: &Plan, control: &UnixStream, rehearsal: bool) -> Result<Exit, 
     let wall = started.elapsed();
     match (stopped, report) {
         (Some(ending), _) => Ok(Exit { ending, wall, usage: Usage::default() }),
-        (None, Some(Reply::Exit(exit))) => Ok(exit),
+        (None, Some(Reply::Exit { exit, .. })) => Ok(exit),
         (None, Some(Reply::Failed(failure))) => Err(failure),
         (None, _) => Err(Failure { step: "hear of the command's end".into(), errno: libc::ECHILD }),
     }
@@ -109,7 +80,7 @@ fn read_report(pipe: OwnedFd) -> Result<Option<Reply>, Failure> {
 }
 
 /// Waits until the child has ended, kills it where it must, and tells why it did.
-pub fn watch(child: Pid, control: &UnixStream, deadline: Option<Instant>) -> Option<Ending> {
+pub fn watch(child: Pid, control: &Control, deadline: Option<Instant>) -> Option<Ending> {
     let ending = wait_for(child, control, deadline).unwrap_or(Some(Ending::Cancelled));
     if ending.is_some() {
         kill(child, Signal::SIGKILL).ok();
@@ -117,15 +88,17 @@ pub fn watch(child: Pid, control: &UnixStream, deadline: Option<Instant>) -> Opt
     ending
 }
 
-fn wait_for(child: Pid, control: &UnixStream, deadline: Option<Instant>) -> io::Result<Option<Ending>> {
+fn wait_for(child: Pid, control: &Control, deadline: Option<Instant>) -> io::Result<Option<Ending>> {
     // SAFETY: the call takes two numbers; the child is not reaped yet, so the number is still its own.
     let fd = check(unsafe { libc::syscall(libc::SYS_pidfd_open, child.as_raw(), 0) })?;
     // SAFETY: the kernel has just given us this descriptor, and nobody else knows of it.
     let ended = unsafe { OwnedFd::from_raw_fd(fd as i32) };
     loop {
         let wait = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
-        let mut fds =
-            [PollFd::new(ended.as_fd(), PollFlags::POLLIN), PollFd::new(control.as_fd(), PollFlags::POLLIN)];
+        let mut fds = [
+            PollFd::new(ended.as_fd(), PollFlags::POLLIN),
+            PollFd::new(control.socket.as_fd(), PollFlags::POLLIN),
+        ];
         match poll(&mut fds, poll_timeout(wait)) {
             Err(nix::errno::Errno::EINTR) => continue,
             result => result?,
@@ -134,11 +107,21 @@ fn wait_for(child: Pid, control: &UnixStream, deadline: Option<Instant>) -> io::
         if ready(&fds[0]) {
             return Ok(None);
         }
-        if ready(&fds[1]) {
+        if ready(&fds[1]) && control.is_over() {
             return Ok(Some(Ending::Cancelled));
         }
         if wait == Some(Duration::ZERO) {
             return Ok(Some(Ending::TimedOut));
+        }
+    }
+}
+
+impl Control<'_> {
+    /// Whether what is to be read there ends the run: a word to that effect, or the end of the socket.
+    fn is_over(&self) -> bool {
+        match message::receive::<Message<Request>>(self.socket) {
+            Ok(Message { run, request }) => run == self.run || request.is_some(),
+            Err(_) => true,
         }
     }
 }
@@ -148,18 +131,4 @@ fn poll_timeout(wait: Option<Duration>) -> PollTimeout {
     let Some(wait) = wait else { return PollTimeout::NONE };
     let millis = i32::try_from(wait.as_micros().div_ceil(1000)).unwrap_or(i32::MAX);
     PollTimeout::try_from(millis).unwrap_or(PollTimeout::MAX)
-}
-
-/// Rehearses a run; where that fails, tries layer by layer to tell what is refused.
-fn probe(plan: &Plan, control: &UnixStream) -> Layers {
-    let Err(failure) = run(plan, control, true) else { return Layers::default() };
-    let mut refused: Vec<_> = namespaces::EACH
-        .iter()
-        .filter_map(|(layer, flags)| Some((*layer, namespaces::try_one(*flags).err()?.to_string())))
-        .collect();
-    if refused.is_empty() {
-        let error = io::Error::from_raw_os_error(failure.errno);
-        refused.push((Layer::Root, format!("{}: {error}", failure.step)));
-    }
-    Layers { refused }
 }
