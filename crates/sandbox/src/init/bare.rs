@@ -2,7 +2,8 @@
 //! its own. Whatever it leaves behind is still found and killed, since orphans come to this process.
 
 use super::{
-    Failure, Plan, Step, pid1, process, serve,
+    Failure, Plan, Step, pid1, process,
+    sharing::{Stack, Told},
     supervise::{self, Control},
 };
 use crate::{Exit, spec};
@@ -16,6 +17,7 @@ use nix::{
 };
 use std::{
     fs::{self, OpenOptions},
+    os::fd::AsFd,
     time::Instant,
 };
 
@@ -25,14 +27,18 @@ pub fn run(plan: &Plan, control: &Control) -> Result<Exit, Failure> {
     let open = |name: &str| OpenOptions::new().append(true).open(name).step(|| format!("open `{name}`"));
     let (stdout, stderr) = (open(spec::STDOUT)?, open(spec::STDERR)?);
     let exec = plan.spec.directory.join(spec::EXEC);
+    let (command, told) = (process::Command::new(plan, &exec)?, Told::default());
     let start = Instant::now();
-    serve::offer_to_die();
-    let command = process::start(plan, &exec, &stdout, &stderr).step(|| "fork".into())?;
-    let stopped = supervise::watch(command, control, plan.spec.timeout.map(|limit| start + limit));
-    let ended = pid1::reap_until(command)?;
+    let logs = [stdout.as_fd(), stderr.as_fd()];
+    let child =
+        process::start(&command, logs, &told, &mut Stack::default()).step(|| "start the command".into())?;
+    let stopped = supervise::watch(child, control, plan.spec.timeout.map(|limit| start + limit));
+    let status = pid1::reap_until(child).step(|| "wait for the command".into())?;
     let wall = start.elapsed();
     end_descendants();
-    Ok(Exit { ending: stopped.unwrap_or(ended), wall, usage: pid1::usage() })
+    supervise::log_refusal(plan, &told)?;
+    let ending = stopped.unwrap_or_else(|| supervise::ending(status));
+    Ok(Exit { ending, wall, usage: supervise::usage_of_children() })
 }
 
 /// Kills what the command left until there is nothing: each child that dies hands its own children to us.

@@ -15,6 +15,7 @@ mod pid1;
 mod process;
 mod root;
 mod serve;
+mod sharing;
 mod supervise;
 mod template;
 mod views;

@@ -3,7 +3,7 @@
 
 use super::{
     Failure, Message, Plan, Reply, Request, Step, bare, check, message, namespaces, outside::Outside,
-    supervise,
+    process, supervise,
 };
 use crate::{Exit, Isolation, Layer, Layers, spec};
 use std::{
@@ -29,6 +29,9 @@ fn serve() -> io::Result<()> {
     // SAFETY: nothing of this process has opened a descriptor beyond the standard ones yet.
     check(unsafe { libc::syscall(libc::SYS_close_range, 3u32, u32::MAX, 0u32) })?;
     nix::sys::prctl::set_name(c"mortar-sandbox")?;
+    // All of this passes on to commands. The kernel runs out of memory for their sake, so they are what it should take.
+    fs::write("/proc/self/oom_score_adj", "500").ok();
+    process::default_signals()?;
     let control = UnixStream::from(io::stdin().as_fd().try_clone_to_owned()?);
     nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o022));
     let mut helper = Helper { control, outside: None };
@@ -108,9 +111,4 @@ fn prepare(plan: &Plan) -> Result<(), Failure> {
         }
     }
     Ok(())
-}
-
-/// The kernel runs out of memory for the command's sake, so the command is what it should take.
-pub fn offer_to_die() {
-    fs::write("/proc/self/oom_score_adj", "500").ok();
 }

@@ -2,25 +2,31 @@
 //! gone. The run is over when nothing of it is left.
 
 use super::{
-    Failure, Message, Plan, Reply, Request, Step, check, message, namespaces, outside::Outside, pid1,
+    Failure, Message, Plan, Request, Step, check, message, namespaces,
+    outside::Outside,
+    pid1::{self, Pid1},
+    process,
+    sharing::{Stack, Told},
     views::Views,
 };
-use crate::{Ending, Exit, Usage};
+use crate::{Ending, Exit, Usage, spec};
 use nix::{
     poll::{PollFd, PollFlags, PollTimeout, poll},
     sys::{
+        prctl,
         signal::{Signal, kill},
-        wait::waitpid,
     },
-    unistd::{Pid, pipe2},
+    unistd::Pid,
 };
 use std::{
-    fs::File,
-    io::{self, Read, Write},
+    cell::RefCell,
+    fs::OpenOptions,
+    io::{self, Write},
     os::{
         fd::{AsFd, FromRawFd, OwnedFd},
         unix::net::UnixStream,
     },
+    path::Path,
     time::{Duration, Instant},
 };
 
@@ -40,43 +46,100 @@ pub fn isolated(
     control: &Control,
     rehearsal: bool,
 ) -> Result<Exit, Failure> {
-    let views = Views::make(plan, outside.nests())?;
-    let (report, to_report) = pipe2(nix::fcntl::OFlag::O_CLOEXEC).step(|| "create a pipe".into())?;
-    let (go, to_go) = pipe2(nix::fcntl::OFlag::O_CLOEXEC).step(|| "create a pipe".into())?;
+    let command = match rehearsal {
+        true => None,
+        false => Some(process::Command::new(plan, Path::new(crate::EXEC_ROOT))?),
+    };
+    let (views, told) = (Views::make(plan, outside.nests())?, Told::default());
+    // The last run had this hidden, and whoever is not root must see its own child to map it.
+    prctl::set_dumpable(true).step(|| "be seen again".into())?;
+    let pid1 = Pid1 { command: command.as_ref(), views: &views, told: &told, stack: RefCell::default() };
+    let mut stack = Stack::default();
     let started = Instant::now();
-    let cloned = outside.within_root(plan, || match namespaces::clone_into(namespaces::ALL) {
-        Ok(None) => pid1::main(plan, rehearsal, &views, go.into(), to_report.into()),
-        cloned => {
-            drop((to_report, go));
-            cloned
-        }
-    })?;
-    let child = cloned.step(|| "create the namespaces".into())?.expect("the child does not return");
-    drop(views);
+    // SAFETY: what it is given lives until it was waited for, or this process has ended.
+    let cloned = outside.within_root(plan, || unsafe { pid1.start(&mut stack, namespaces::ALL) })?;
+    let child = cloned.step(|| "create the namespaces".into())?;
     let mapped = namespaces::map_identities(child, plan.owner);
-    if mapped.is_ok() {
-        // It fails only where the child is gone, which the report will tell.
-        File::from(to_go).write_all(b"1").ok();
-    } else {
-        drop(to_go);
-    }
-    let stopped = watch(child, control, plan.spec.timeout.map(|limit| started + limit));
-    waitpid(child, None).step(|| "wait for the sandbox".into())?;
+    let stopped = match mapped {
+        Ok(()) => {
+            told.go();
+            watch(child, control, plan.spec.timeout.map(|limit| started + limit))
+        }
+        Err(_) => {
+            kill(child, Signal::SIGKILL).ok();
+            None
+        }
+    };
+    let usage = wait_for_all(child).step(|| "wait for the sandbox".into());
+    // Without that it may still use what it was given, and so may whatever runs in it: there is no way on.
+    let usage = usage.unwrap_or_else(|_| std::process::abort());
     mapped?;
-    let report = read_report(report)?;
     let wall = started.elapsed();
-    match (stopped, report) {
-        (Some(ending), _) => Ok(Exit { ending, wall, usage: Usage::default() }),
-        (None, Some(Reply::Exit { exit, .. })) => Ok(exit),
-        (None, Some(Reply::Failed(failure))) => Err(failure),
-        (None, _) => Err(Failure { step: "hear of the command's end".into(), errno: libc::ECHILD }),
+    log_refusal(plan, &told)?;
+    let ending = match (stopped, told.status(), told.failure()) {
+        (Some(stopped), _, _) => stopped,
+        (None, Some(status), _) => ending(status),
+        (None, None, Some((step, errno))) => return Err(Failure { step: pid1::step(step).into(), errno }),
+        (None, None, None) => {
+            return Err(Failure { step: "hear of the command's end".into(), errno: libc::ECHILD });
+        }
+    };
+    Ok(Exit { ending, wall, usage })
+}
+
+/// Says in the log why a command was not started.
+pub fn log_refusal(plan: &Plan, told: &Told) -> Result<(), Failure> {
+    let Some(error) = told.refusal() else { return Ok(()) };
+    let path = plan.spec.directory.join(spec::STDERR);
+    let mut log = OpenOptions::new().append(true).open(path).step(|| format!("open `{}`", spec::STDERR))?;
+    log.write_all(process::refusal(plan, &error).as_bytes()).step(|| format!("write `{}`", spec::STDERR))
+}
+
+/// What a status of `wait` means.
+pub fn ending(status: i32) -> Ending {
+    if libc::WIFSIGNALED(status) {
+        Ending::Signal(libc::WTERMSIG(status))
+    } else {
+        Ending::Code(libc::WEXITSTATUS(status))
     }
 }
 
-fn read_report(pipe: OwnedFd) -> Result<Option<Reply>, Failure> {
-    let mut bytes = Vec::new();
-    File::from(pipe).read_to_end(&mut bytes).step(|| "read the report".into())?;
-    Ok(message::decode(&bytes).ok())
+/// Waits for pid 1, with which everything in its namespace ends, and for which the kernel has waited by then.
+fn wait_for_all(child: Pid) -> io::Result<Usage> {
+    // SAFETY: all zero is a valid `rusage`, which the call fills; both outlive it.
+    unsafe {
+        let (mut status, mut usage) = (0, std::mem::zeroed());
+        while libc::wait4(child.as_raw(), &mut status, 0, &mut usage) == -1 {
+            let error = io::Error::last_os_error();
+            if error.kind() != io::ErrorKind::Interrupted {
+                return Err(error);
+            }
+        }
+        Ok(used(&usage))
+    }
+}
+
+/// What the children that were waited for have used.
+pub fn usage_of_children() -> Usage {
+    // SAFETY: all zero is a valid `rusage`, which the call fills.
+    let usage = unsafe {
+        let mut usage = std::mem::zeroed();
+        libc::getrusage(libc::RUSAGE_CHILDREN, &mut usage);
+        usage
+    };
+    used(&usage)
+}
+
+fn used(usage: &libc::rusage) -> Usage {
+    let duration = |time: libc::timeval| {
+        let micros = u64::try_from(time.tv_usec).unwrap_or(0);
+        Duration::from_secs(u64::try_from(time.tv_sec).unwrap_or(0)) + Duration::from_micros(micros)
+    };
+    Usage {
+        user: duration(usage.ru_utime),
+        system: duration(usage.ru_stime),
+        max_resident: u64::try_from(usage.ru_maxrss).unwrap_or(0) * 1024,
+    }
 }
 
 /// Waits until the child has ended, kills it where it must, and tells why it did.

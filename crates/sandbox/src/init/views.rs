@@ -7,7 +7,12 @@ use super::{
 };
 use crate::spec;
 use nix::mount::MsFlags;
-use std::{fs, path::Path};
+use std::{
+    ffi::CStr,
+    fs,
+    os::fd::{AsFd, BorrowedFd},
+    path::Path,
+};
 
 /// What is mounted for one run alone.
 #[derive(Debug)]
@@ -15,16 +20,25 @@ pub struct Views {
     /// The staged root.
     pub exec: View,
     /// The files of standard output and standard error.
-    pub logs: [(&'static str, View); 2],
+    pub logs: [View; 2],
 }
+
+/// Where the logs are mounted, from inside.
+pub const LOGS: [&CStr; 2] = [c"/mortar/stdout", c"/mortar/stderr"];
 
 impl Views {
     /// Makes them. The working directory is the run's own: an absolute path to it may lead through directories that are
     /// closed to us by now.
     pub fn make(plan: &Plan, nests: bool) -> Result<Self, Failure> {
         let exec = if nests { nested(plan)? } else { attached(plan)? };
-        let log = |name| View::of(Path::new(name)).map(|view| (name, view));
+        let log = |name| View::of(Path::new(name));
         Ok(Self { exec, logs: [log(spec::STDOUT)?, log(spec::STDERR)?] })
+    }
+
+    /// All of them, with where they are mounted.
+    pub fn all(&self) -> [(BorrowedFd<'_>, &'static CStr); 3] {
+        let [stdout, stderr] = &self.logs;
+        [(self.exec.as_fd(), c"/mortar/exec"), (stdout.as_fd(), LOGS[0]), (stderr.as_fd(), LOGS[1])]
     }
 }
 
