@@ -14,6 +14,7 @@ mod outside;
 mod pid1;
 mod process;
 mod root;
+mod seccomp;
 mod serve;
 mod sharing;
 mod supervise;

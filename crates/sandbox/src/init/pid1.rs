@@ -2,7 +2,7 @@
 //! rest. It shares the helper's memory (`sharing.rs`).
 
 use super::{
-    process, root,
+    process, root, seccomp,
     sharing::{self, FirstSteps, Stack, Told},
     views::{LOGS, Views},
 };
@@ -14,14 +14,17 @@ use rustix::{
         DumpableBehavior, Signal, WaitOptions, set_dumpable_behavior, set_parent_process_death_signal, wait,
     },
     system::sethostname,
+    thread::set_no_new_privs,
 };
 use std::{cell::RefCell, io, os::fd::AsFd};
 
 /// All that it is to do.
 #[derive(Debug)]
 pub struct Pid1<'a> {
-    /// What to run; nothing if this is a rehearsal.
-    pub command: Option<&'a process::Command>,
+    /// What to run.
+    pub command: &'a process::Command,
+    /// Whether to do all but that.
+    pub rehearsal: bool,
     /// What to mount.
     pub views: &'a Views,
     /// Where to tell how it went.
@@ -30,19 +33,21 @@ pub struct Pid1<'a> {
     pub stack: RefCell<Stack>,
 }
 
-const OWN_STEPS: [&str; 5] = [
+const OWN_STEPS: [&str; 6] = [
     "set the host name",
     "hide from the command",
     "open the logs",
     "start the command",
     "wait for the command",
+    seccomp::STEP,
 ];
 const HOST_NAME: u32 = 1;
 const HIDE: u32 = 2;
 const OPEN: u32 = 3;
 const START: u32 = 4;
 const WAIT: u32 = 5;
-const ROOT: u32 = 6;
+const FILTER: u32 = 6;
+const ROOT: u32 = 7;
 
 /// The name of a step that failed.
 pub fn step(number: u32) -> &'static str {
@@ -65,15 +70,16 @@ impl Pid1<'_> {
         root::complete(self.views).map_err(|(step, errno)| (ROOT + step as u32, errno))?;
         // Neither our memory nor our descriptors are the command's business, even where it has our uid.
         set_dumpable_behavior(DumpableBehavior::NotDumpable).map_err(|errno| (HIDE, errno))?;
-        let Some(command) = self.command else {
+        if self.rehearsal {
+            set_no_new_privs(true).and_then(|()| self.command.restrict()).map_err(|errno| (FILTER, errno))?;
             self.told.end(0);
             return Ok(());
-        };
+        }
         let log = |path| open(path, OFlags::WRONLY | OFlags::APPEND | OFlags::CLOEXEC, Mode::empty());
         let (stdout, stderr) =
             (log(LOGS[0]).map_err(|errno| (OPEN, errno))?, log(LOGS[1]).map_err(|errno| (OPEN, errno))?);
         let logs = [stdout.as_fd(), stderr.as_fd()];
-        let started = process::start(command, logs, self.told, &mut self.stack.borrow_mut());
+        let started = process::start(self.command, logs, self.told, &mut self.stack.borrow_mut());
         let refused = |error: io::Error| (START, Errno::from_io_error(&error).unwrap_or(Errno::AGAIN));
         let command = started.map_err(refused)?;
         drop((stdout, stderr));

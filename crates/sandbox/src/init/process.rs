@@ -3,6 +3,7 @@
 
 use super::{
     Failure, Plan, Step, namespaces,
+    seccomp::Filter,
     sharing::{self, FirstSteps, Stack, Told},
 };
 use crate::Isolation;
@@ -42,8 +43,15 @@ pub struct Command {
     directory: CString,
     /// What it becomes where it is not that yet.
     identity: Option<u32>,
-    /// The last capability that this kernel knows, where all are to be given up.
-    capabilities: Option<u32>,
+    /// What it may not do, where it is isolated.
+    restrictions: Option<Restrictions>,
+}
+
+#[derive(Debug)]
+struct Restrictions {
+    /// The last capability that this kernel knows.
+    last_capability: u32,
+    filter: Filter,
 }
 
 /// Strings as `exec` takes them.
@@ -65,10 +73,24 @@ impl Command {
                 environment: Strings::new(environment)?,
                 directory: CString::new(exec.join(&spec.working_directory).as_os_str().as_bytes())?,
                 identity: plan.owner.map(|_| namespaces::INSIDE),
-                capabilities: (plan.isolation == Isolation::Namespaces).then(last_capability),
+                restrictions: (plan.isolation == Isolation::Namespaces).then(Restrictions::new),
             })
         };
         ready().step(|| "prepare the command".into())
+    }
+}
+
+impl Restrictions {
+    fn new() -> Self {
+        Self { last_capability: last_capability(), filter: Filter::new() }
+    }
+}
+
+impl Command {
+    /// Leaves this process only the system calls that the command may make.
+    pub fn restrict(&self) -> Result<(), Errno> {
+        let Some(restrictions) = &self.restrictions else { return Ok(()) };
+        restrictions.filter.install().map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::NOSYS))
     }
 }
 
@@ -168,13 +190,14 @@ impl Child<'_> {
         limit(Resource::Nofile, OPEN_FILES)?;
         self.give_up_rights()?;
         set_no_new_privs(true)?;
-        chdir(self.command.directory.as_c_str())
+        chdir(self.command.directory.as_c_str())?;
+        self.command.restrict()
     }
 
     /// No capability, now or after an `exec`, and the command's own identity.
     fn give_up_rights(&self) -> Result<(), Errno> {
-        let Some(last) = self.command.capabilities else { return Ok(()) };
-        for capability in 0..=last {
+        let Some(restrictions) = &self.command.restrictions else { return Ok(()) };
+        for capability in 0..=restrictions.last_capability {
             // SAFETY: takes numbers, of capabilities that the kernel knows: so it does not fail, and sets no `errno`.
             unsafe { libc::prctl(libc::PR_CAPBSET_DROP, capability, 0, 0, 0) };
         }

@@ -3,7 +3,7 @@
 
 use super::{
     Failure, Message, Plan, Reply, Request, Step, bare, check, message, namespaces, outside::Outside,
-    process, supervise,
+    process, seccomp, supervise,
 };
 use crate::{Exit, Isolation, Layer, Layers, spec};
 use std::{
@@ -89,6 +89,9 @@ impl Helper {
     /// Rehearses a run; where that fails, tries layer by layer to tell what is refused.
     fn probe(&mut self, run: u64, plan: &Plan) -> Layers {
         let Err(failure) = self.run(run, plan, true) else { return Layers::default() };
+        if failure.step == seccomp::STEP {
+            return Layers { refused: vec![(Layer::SystemCalls, io::Error::from(failure).to_string())] };
+        }
         let mut refused: Vec<_> = namespaces::EACH
             .iter()
             .filter_map(|(layer, flags)| Some((*layer, namespaces::try_one(*flags).err()?.to_string())))

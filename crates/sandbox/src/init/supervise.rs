@@ -46,14 +46,11 @@ pub fn isolated(
     control: &Control,
     rehearsal: bool,
 ) -> Result<Exit, Failure> {
-    let command = match rehearsal {
-        true => None,
-        false => Some(process::Command::new(plan, Path::new(crate::EXEC_ROOT))?),
-    };
+    let command = process::Command::new(plan, Path::new(crate::EXEC_ROOT))?;
     let (views, told) = (Views::make(plan, outside.nests())?, Told::default());
     // The last run had this hidden, and whoever is not root must see its own child to map it.
     prctl::set_dumpable(true).step(|| "be seen again".into())?;
-    let pid1 = Pid1 { command: command.as_ref(), views: &views, told: &told, stack: RefCell::default() };
+    let pid1 = Pid1 { command: &command, rehearsal, views: &views, told: &told, stack: RefCell::default() };
     let mut stack = Stack::default();
     let started = Instant::now();
     // SAFETY: what it is given lives until it was waited for, or this process has ended.
