@@ -1,7 +1,11 @@
 //! The helper processes, as the process that uses them sees them: one for each run that is under way, kept for the
 //! next run when that is over.
 
-use crate::{Error, init};
+use crate::{
+    Error, Exit,
+    cgroups::{Group, Hierarchies},
+    init,
+};
 use std::{
     io,
     net::Shutdown,
@@ -15,14 +19,19 @@ use std::{
 };
 
 /// The helpers that have nothing to do. There are never more of them than runs were once under way together.
-#[derive(Debug, Default)]
-pub struct Helpers(Mutex<Vec<Helper>>);
+#[derive(Debug)]
+pub struct Helpers {
+    idle: Mutex<Vec<Helper>>,
+    hierarchies: Hierarchies,
+}
 
 /// One helper process. It ends, and all that it runs, when this is dropped.
 #[derive(Debug)]
 pub struct Helper {
     process: Child,
     control: Arc<Control>,
+    /// Where it and all that it runs is counted and limited.
+    group: Option<Group>,
 }
 
 /// Our end of a helper's socket.
@@ -34,13 +43,24 @@ pub struct Control {
 }
 
 impl Helpers {
+    /// None yet.
+    pub fn new(hierarchies: Hierarchies) -> Self {
+        Self { idle: Mutex::default(), hierarchies }
+    }
+
+    /// Where helpers are counted and limited.
+    pub fn hierarchies(&self) -> &Hierarchies {
+        &self.hierarchies
+    }
+
     /// Has a helper, idle or new, begin with this request.
-    pub fn begin(&self, programme: &Path, request: &init::Request) -> Result<(Helper, u64), Error> {
+    pub fn begin(&self, programme: &Path, mut request: init::Request) -> Result<(Helper, u64), Error> {
         loop {
-            let idle = lock(&self.0).pop();
+            let idle = lock(&self.idle).pop();
             let fresh = idle.is_none();
-            let helper = idle.map_or_else(|| Helper::start(programme), Ok)?;
-            match helper.control.begin(request) {
+            let mut helper = idle.map_or_else(|| Helper::start(programme, &self.hierarchies), Ok)?;
+            helper.limit(&mut request)?;
+            match helper.control.begin(&request) {
                 Ok(run) => return Ok((helper, run)),
                 Err(error) if fresh => return Err(Error::helper("did not take the request", error)),
                 // It was killed while it had nothing to do.
@@ -51,12 +71,12 @@ impl Helpers {
 
     /// Keeps a helper that is done for the next run.
     pub fn keep(&self, helper: Helper) {
-        lock(&self.0).push(helper);
+        lock(&self.idle).push(helper);
     }
 }
 
 impl Helper {
-    fn start(programme: &Path) -> Result<Self, Error> {
+    fn start(programme: &Path, hierarchies: &Hierarchies) -> Result<Self, Error> {
         let pair = UnixStream::pair();
         let (ours, theirs) = pair.map_err(|error| Error::helper("could not be given a socket", error))?;
         let process = Command::new(programme)
@@ -68,7 +88,31 @@ impl Helper {
             .stdout(Stdio::null())
             .spawn()
             .map_err(|error| Error::helper("could not be started", error))?;
-        Ok(Self { process, control: Arc::new(Control { socket: ours, current: Mutex::new(0) }) })
+        let control = Arc::new(Control { socket: ours, current: Mutex::new(0) });
+        let mut helper = Self { process, control, group: None };
+        let group = Group::new(hierarchies, helper.id());
+        helper.group =
+            Some(group.map_err(|error| Error::helper("could not be put into control groups", error))?);
+        Ok(helper)
+    }
+
+    /// Applies what limits of the request control groups can, and leaves the others in it.
+    fn limit(&mut self, request: &mut init::Request) -> Result<(), Error> {
+        let (init::Request::Run(plan) | init::Request::Probe(plan)) = request;
+        let limited = self.group.as_mut().map_or(Ok(()), |group| group.begin(&mut plan.limits));
+        limited.map_err(|error| Error::helper("could not be limited by control groups", error))
+    }
+
+    /// Adds what the control groups know to what the helper told.
+    pub fn account(&self, exit: &mut Exit) -> Result<(), Error> {
+        exit.usage.peak_memory = exit.usage.max_resident;
+        let Some(group) = &self.group else { return Ok(()) };
+        let account = group.end().map_err(|error| Error::helper("could not be accounted for", error))?;
+        exit.usage.peak_memory = exit.usage.peak_memory.max(account.peak_memory);
+        if let Some(limit) = account.exceeded {
+            exit.ending = exit.ending.exceeding(limit);
+        }
+        Ok(())
     }
 
     /// What cancels its runs.
@@ -105,6 +149,9 @@ impl Drop for Helper {
         // It sees the end of its input, kills what it runs, and ends; a process is reaped by its parent alone.
         self.control.socket.shutdown(Shutdown::Both).ok();
         self.process.wait().ok();
+        if let Some(group) = &self.group {
+            group.remove();
+        }
     }
 }
 

@@ -91,7 +91,7 @@ pub fn probe(sandbox: &Sandbox, directory: &Path) -> Result<Layers, Error> {
     };
     let mut plan = sandbox.plan(staged);
     plan.isolation = Isolation::Namespaces;
-    match Running::start(sandbox, &init::Request::Probe(plan))?.reply()? {
+    match Running::start(sandbox, init::Request::Probe(plan))?.reply()? {
         init::Reply::Permitted(layers) => Ok(layers),
         init::Reply::Failed(failure) => Err(failure.into()),
         init::Reply::Exit { .. } => {

@@ -30,6 +30,7 @@
 //! programs need (no `localtime`: time is UTC on every worker), a small `/dev`, and its own `/proc`, `/tmp` and
 //! loopback. `/opt` is not shown unless [`Config::host_directories`] names it.
 
+mod cgroups;
 mod error;
 mod helper;
 mod init;
@@ -41,7 +42,7 @@ pub use error::Error;
 pub use init::init_if_asked;
 pub use layers::{Layer, Layers};
 pub use running::{Canceller, Running};
-pub use spec::{Ending, Exit, Spec, Usage};
+pub use spec::{Ending, Exit, Limit, Limits, Spec, Usage};
 
 use serde::{Deserialize, Serialize};
 use std::{
@@ -74,6 +75,8 @@ pub struct Config {
     pub run_as: (u32, u32),
     /// How staged roots are put together.
     pub assembly: Assembly,
+    /// Whether limits are applied by control groups, where that can be.
+    pub control_groups: bool,
 }
 
 /// How staged roots are put together.
@@ -94,6 +97,7 @@ impl Default for Config {
             host_directories: Vec::new(),
             run_as: (65534, 65534),
             assembly: Assembly::Best,
+            control_groups: true,
         }
     }
 }
@@ -113,12 +117,21 @@ impl Sandbox {
     pub fn new(config: Config) -> Self {
         let root = rustix::process::geteuid().is_root();
         let owner = (root && config.isolation == Isolation::Namespaces).then_some(config.run_as);
-        Self { config, owner, helpers: Arc::default() }
+        let hierarchies = match config.control_groups {
+            true => cgroups::Hierarchies::find(),
+            false => cgroups::Hierarchies::default(),
+        };
+        Self { config, owner, helpers: Arc::new(helper::Helpers::new(hierarchies)) }
     }
 
     /// What writable files and directories must belong to (uid, gid), where that is not ourselves.
     pub fn owner(&self) -> Option<(u32, u32)> {
         self.owner
+    }
+
+    /// What is limited without control groups, by weaker means or not at all: they may not be used here.
+    pub fn without_control_groups(&self) -> Vec<&'static str> {
+        self.helpers.hierarchies().lacking().collect()
     }
 
     /// Whether inputs are safe from the command even as hard links to files that others use.
@@ -142,7 +155,7 @@ impl Sandbox {
     /// Starts a command. Blocks for a moment; the wait is in [`Running::wait`].
     pub fn start(&self, spec: Spec) -> Result<Running, Error> {
         spec.check()?;
-        Running::start(self, &init::Request::Run(self.plan(spec)))
+        Running::start(self, init::Request::Run(self.plan(spec)))
     }
 
     /// Runs a command to its end.
@@ -152,6 +165,7 @@ impl Sandbox {
 
     fn plan(&self, spec: Spec) -> init::Plan {
         init::Plan {
+            limits: spec.limits.clone(),
             spec,
             isolation: self.config.isolation,
             owner: self.owner,

@@ -31,7 +31,7 @@ impl Canceller {
 }
 
 impl Running {
-    pub(crate) fn start(sandbox: &Sandbox, request: &init::Request) -> Result<Self, Error> {
+    pub(crate) fn start(sandbox: &Sandbox, request: init::Request) -> Result<Self, Error> {
         let (helper, run) = sandbox.helpers.begin(&sandbox.config.helper, request)?;
         Ok(Self { helper, run, helpers: Arc::clone(&sandbox.helpers) })
     }
@@ -44,7 +44,8 @@ impl Running {
     /// Waits, blocking, until the command has ended and nothing of the run is left.
     pub fn wait(mut self) -> Result<Exit, Error> {
         match self.helper.reply()? {
-            init::Reply::Exit { exit, reusable } => {
+            init::Reply::Exit { mut exit, reusable } => {
+                self.helper.account(&mut exit)?;
                 if reusable {
                     self.helpers.keep(self.helper);
                 }

@@ -2,7 +2,9 @@
 //! its own. Whatever it leaves behind is still found and killed, since orphans come to this process.
 
 use super::{
-    Failure, Plan, Step, pid1, process,
+    Failure, Plan, Step,
+    output::Watch,
+    pid1, process,
     sharing::{Stack, Told},
     supervise::{self, Control},
 };
@@ -28,16 +30,18 @@ pub fn run(plan: &Plan, control: &Control) -> Result<Exit, Failure> {
     let (stdout, stderr) = (open(spec::STDOUT)?, open(spec::STDERR)?);
     let exec = plan.spec.directory.join(spec::EXEC);
     let (command, told) = (process::Command::new(plan, &exec)?, Told::default());
-    let start = Instant::now();
+    let (start, mut output) = (Instant::now(), Watch::new(plan));
     let logs = [stdout.as_fd(), stderr.as_fd()];
     let child =
         process::start(&command, logs, &told, &mut Stack::default()).step(|| "start the command".into())?;
-    let stopped = supervise::watch(child, control, plan.spec.timeout.map(|limit| start + limit));
+    let deadline = plan.spec.timeout.map(|limit| start + limit);
+    let stopped = supervise::watch(child, control, deadline, &mut output);
     let status = pid1::reap_until(child).step(|| "wait for the command".into())?;
     let wall = start.elapsed();
     end_descendants();
     supervise::log_refusal(plan, &told)?;
-    let ending = stopped.unwrap_or_else(|| supervise::ending(status));
+    let ended = stopped.unwrap_or_else(|| supervise::ending(status));
+    let ending = supervise::limited(ended, plan, &output, false);
     Ok(Exit { ending, wall, usage: supervise::usage_of_children() })
 }
 

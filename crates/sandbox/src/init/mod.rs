@@ -10,6 +10,7 @@ pub mod message;
 mod mounts;
 mod namespaces;
 mod network;
+mod output;
 mod outside;
 mod pid1;
 mod process;
@@ -21,7 +22,7 @@ mod supervise;
 mod template;
 mod views;
 
-use crate::{Assembly, Error, Exit, Isolation, Layers, Spec};
+use crate::{Assembly, Error, Exit, Isolation, Layers, Limits, Spec};
 use serde::{Deserialize, Serialize};
 use std::{io, path::PathBuf};
 
@@ -65,6 +66,8 @@ pub struct Plan {
     pub owner: Option<(u32, u32)>,
     /// Further directories to show.
     pub host_directories: Vec<PathBuf>,
+    /// What of the limits no control group applies.
+    pub limits: Limits,
     /// How to put the staged root together.
     pub assembly: Assembly,
 }

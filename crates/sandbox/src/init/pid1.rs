@@ -16,7 +16,7 @@ use rustix::{
     system::sethostname,
     thread::set_no_new_privs,
 };
-use std::{cell::RefCell, io, os::fd::AsFd};
+use std::{cell::RefCell, ffi::CStr, io, os::fd::AsFd};
 
 /// All that it is to do.
 #[derive(Debug)]
@@ -27,6 +27,8 @@ pub struct Pid1<'a> {
     pub rehearsal: bool,
     /// What to mount.
     pub views: &'a Views,
+    /// Options of `/tmp`.
+    pub scratch: &'a CStr,
     /// Where to tell how it went.
     pub told: &'a Told,
     /// For the command's first steps.
@@ -67,12 +69,12 @@ impl Pid1<'_> {
 
     fn live(&self) -> Result<(), (u32, Errno)> {
         sethostname(b"mortar").map_err(|errno| (HOST_NAME, errno))?;
-        root::complete(self.views).map_err(|(step, errno)| (ROOT + step as u32, errno))?;
+        root::complete(self.views, self.scratch).map_err(|(step, errno)| (ROOT + step as u32, errno))?;
         // Neither our memory nor our descriptors are the command's business, even where it has our uid.
         set_dumpable_behavior(DumpableBehavior::NotDumpable).map_err(|errno| (HIDE, errno))?;
         if self.rehearsal {
             set_no_new_privs(true).and_then(|()| self.command.restrict()).map_err(|errno| (FILTER, errno))?;
-            self.told.end(0);
+            self.told.end(0, false);
             return Ok(());
         }
         let log = |path| open(path, OFlags::WRONLY | OFlags::APPEND | OFlags::CLOEXEC, Mode::empty());
@@ -84,7 +86,7 @@ impl Pid1<'_> {
         let command = started.map_err(refused)?;
         drop((stdout, stderr));
         let status = reap_until(command).map_err(|errno| (WAIT, errno))?;
-        self.told.end(status);
+        self.told.end(status, root::scratch_is_full());
         Ok(())
     }
 }

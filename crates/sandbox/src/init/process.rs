@@ -43,6 +43,8 @@ pub struct Command {
     directory: CString,
     /// What it becomes where it is not that yet.
     identity: Option<u32>,
+    /// What each of its processes may use.
+    limits: Vec<(Resource, u64)>,
     /// What it may not do, where it is isolated.
     restrictions: Option<Restrictions>,
 }
@@ -73,6 +75,7 @@ impl Command {
                 environment: Strings::new(environment)?,
                 directory: CString::new(exec.join(&spec.working_directory).as_os_str().as_bytes())?,
                 identity: plan.owner.map(|_| namespaces::INSIDE),
+                limits: limits(plan),
                 restrictions: (plan.isolation == Isolation::Namespaces).then(Restrictions::new),
             })
         };
@@ -101,6 +104,22 @@ impl Strings {
         let pointers = pointers.chain([std::ptr::null()]).collect();
         Ok(Self { _owned: owned, pointers })
     }
+}
+
+/// Limits that the kernel holds each process to; that of processes counts those of one identity in one user namespace,
+/// which is the run.
+fn limits(plan: &Plan) -> Vec<(Resource, u64)> {
+    let asked = [
+        (Resource::Core, Some(0)),
+        (Resource::Nofile, Some(OPEN_FILES)),
+        (Resource::Fsize, plan.limits.output),
+        (Resource::Data, plan.limits.memory),
+        (
+            Resource::Nproc,
+            plan.limits.processes.filter(|_| plan.isolation == Isolation::Namespaces).map(u64::from),
+        ),
+    ];
+    asked.into_iter().filter_map(|(resource, most)| Some((resource, most?))).collect()
 }
 
 fn candidates(plan: &Plan) -> Box<dyn Iterator<Item = String> + '_> {
@@ -182,12 +201,14 @@ impl FirstSteps for Child<'_> {
 impl Child<'_> {
     fn prepare(&self) -> Result<(), Errno> {
         setsid()?;
+        offer_to_die();
         let null = open(c"/dev/null", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
         dup2_stdin(&null)?;
         dup2_stdout(self.logs[0])?;
         dup2_stderr(self.logs[1])?;
-        limit(Resource::Core, 0)?;
-        limit(Resource::Nofile, OPEN_FILES)?;
+        for (resource, most) in &self.command.limits {
+            limit(*resource, *most)?;
+        }
         self.give_up_rights()?;
         set_no_new_privs(true)?;
         chdir(self.command.directory.as_c_str())?;
@@ -230,6 +251,15 @@ impl Child<'_> {
             );
         }
         Errno::from_io_error(&io::Error::last_os_error()).unwrap_or(Errno::ACCESS)
+    }
+}
+
+/// Has the kernel take this process, and what comes from it, when it runs out of memory, rather than others. It can
+/// refuse, but then does not know such a preference.
+fn offer_to_die() {
+    let file = open(c"/proc/self/oom_score_adj", OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty());
+    if let Ok(file) = file {
+        rustix::io::write(file, b"500").ok();
     }
 }
 

@@ -29,8 +29,10 @@ fn serve() -> io::Result<()> {
     // SAFETY: nothing of this process has opened a descriptor beyond the standard ones yet.
     check(unsafe { libc::syscall(libc::SYS_close_range, 3u32, u32::MAX, 0u32) })?;
     nix::sys::prctl::set_name(c"mortar-sandbox")?;
-    // All of this passes on to commands. The kernel runs out of memory for their sake, so they are what it should take.
-    fs::write("/proc/self/oom_score_adj", "500").ok();
+    // The kernel runs out of memory for the command's sake, so that is what it should take, and not us, where we may
+    // say so.
+    fs::write("/proc/self/oom_score_adj", "-1000").ok();
+    // This passes on to commands.
     process::default_signals()?;
     let control = UnixStream::from(io::stdin().as_fd().try_clone_to_owned()?);
     nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o022));

@@ -67,6 +67,7 @@ pub struct Told {
     errno: AtomicI32,
     status: AtomicI32,
     ended: AtomicU32,
+    full: AtomicU32,
     not_started: AtomicI32,
 }
 
@@ -100,8 +101,9 @@ impl Told {
         (step != 0).then(|| (step, self.errno.load(SeqCst)))
     }
 
-    /// In the child: the command ended with this status.
-    pub fn end(&self, status: i32) {
+    /// In the child: the command ended with this status, and may have filled `/tmp`.
+    pub fn end(&self, status: i32, full: bool) {
+        self.full.store(full.into(), SeqCst);
         self.status.store(status, SeqCst);
         self.ended.store(1, SeqCst);
     }
@@ -109,6 +111,11 @@ impl Told {
     /// The status that the command ended with.
     pub fn status(&self) -> Option<i32> {
         (self.ended.load(SeqCst) != 0).then(|| self.status.load(SeqCst))
+    }
+
+    /// Whether `/tmp` or its like was full when the command ended.
+    pub fn is_full(&self) -> bool {
+        self.full.load(SeqCst) != 0
     }
 
     /// In the child that was to become the command: it could not.

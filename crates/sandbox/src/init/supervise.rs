@@ -3,13 +3,14 @@
 
 use super::{
     Failure, Message, Plan, Request, Step, check, message, namespaces,
+    output::Watch,
     outside::Outside,
     pid1::{self, Pid1},
-    process,
+    process, root,
     sharing::{Stack, Told},
     views::Views,
 };
-use crate::{Ending, Exit, Usage, spec};
+use crate::{Ending, Exit, Limit, Usage, spec};
 use nix::{
     poll::{PollFd, PollFlags, PollTimeout, poll},
     sys::{
@@ -50,9 +51,17 @@ pub fn isolated(
     let (views, told) = (Views::make(plan, outside.nests())?, Told::default());
     // The last run had this hidden, and whoever is not root must see its own child to map it.
     prctl::set_dumpable(true).step(|| "be seen again".into())?;
-    let pid1 = Pid1 { command: &command, rehearsal, views: &views, told: &told, stack: RefCell::default() };
+    let scratch = root::scratch_options(plan.limits.scratch);
+    let pid1 = Pid1 {
+        command: &command,
+        rehearsal,
+        views: &views,
+        scratch: &scratch,
+        told: &told,
+        stack: RefCell::default(),
+    };
     let mut stack = Stack::default();
-    let started = Instant::now();
+    let (started, mut output) = (Instant::now(), Watch::new(plan));
     // SAFETY: what it is given lives until it was waited for, or this process has ended.
     let cloned = outside.within_root(plan, || unsafe { pid1.start(&mut stack, namespaces::ALL) })?;
     let child = cloned.step(|| "create the namespaces".into())?;
@@ -60,7 +69,7 @@ pub fn isolated(
     let stopped = match mapped {
         Ok(()) => {
             told.go();
-            watch(child, control, plan.spec.timeout.map(|limit| started + limit))
+            watch(child, control, plan.spec.timeout.map(|limit| started + limit), &mut output)
         }
         Err(_) => {
             kill(child, Signal::SIGKILL).ok();
@@ -73,7 +82,7 @@ pub fn isolated(
     mapped?;
     let wall = started.elapsed();
     log_refusal(plan, &told)?;
-    let ending = match (stopped, told.status(), told.failure()) {
+    let ended = match (stopped, told.status(), told.failure()) {
         (Some(stopped), _, _) => stopped,
         (None, Some(status), _) => ending(status),
         (None, None, Some((step, errno))) => return Err(Failure { step: pid1::step(step).into(), errno }),
@@ -81,7 +90,19 @@ pub fn isolated(
             return Err(Failure { step: "hear of the command's end".into(), errno: libc::ECHILD });
         }
     };
+    let ending = limited(ended, plan, &output, told.is_full());
     Ok(Exit { ending, wall, usage })
+}
+
+/// The ending, where it was that of a limit.
+pub fn limited(ended: Ending, plan: &Plan, output: &Watch, scratch_is_full: bool) -> Ending {
+    if plan.limits.output.is_some()
+        && (ended == Ending::Signal(libc::SIGXFSZ) || output.exceeded_at_end(ended.code() != 0))
+    {
+        let ended = if ended.code() == 0 { Ending::Signal(libc::SIGXFSZ) } else { ended };
+        return ended.exceeding(Limit::Output);
+    }
+    if scratch_is_full { ended.exceeding(Limit::Scratch) } else { ended }
 }
 
 /// Says in the log why a command was not started.
@@ -136,19 +157,27 @@ fn used(usage: &libc::rusage) -> Usage {
         user: duration(usage.ru_utime),
         system: duration(usage.ru_stime),
         max_resident: u64::try_from(usage.ru_maxrss).unwrap_or(0) * 1024,
+        peak_memory: 0,
+        read_bytes: u64::try_from(usage.ru_inblock).unwrap_or(0) * 512,
+        written_bytes: u64::try_from(usage.ru_oublock).unwrap_or(0) * 512,
     }
 }
 
 /// Waits until the child has ended, kills it where it must, and tells why it did.
-pub fn watch(child: Pid, control: &Control, deadline: Option<Instant>) -> Option<Ending> {
-    let ending = wait_for(child, control, deadline).unwrap_or(Some(Ending::Cancelled));
+pub fn watch(child: Pid, control: &Control, deadline: Option<Instant>, output: &mut Watch) -> Option<Ending> {
+    let ending = wait_for(child, control, deadline, output).unwrap_or(Some(Ending::Cancelled));
     if ending.is_some() {
         kill(child, Signal::SIGKILL).ok();
     }
     ending
 }
 
-fn wait_for(child: Pid, control: &Control, deadline: Option<Instant>) -> io::Result<Option<Ending>> {
+fn wait_for(
+    child: Pid,
+    control: &Control,
+    deadline: Option<Instant>,
+    output: &mut Watch,
+) -> io::Result<Option<Ending>> {
     // SAFETY: the call takes two numbers; the child is not reaped yet, so the number is still its own.
     let fd = check(unsafe { libc::syscall(libc::SYS_pidfd_open, child.as_raw(), 0) })?;
     // SAFETY: the kernel has just given us this descriptor, and nobody else knows of it.
@@ -159,7 +188,8 @@ fn wait_for(child: Pid, control: &Control, deadline: Option<Instant>) -> io::Res
             PollFd::new(ended.as_fd(), PollFlags::POLLIN),
             PollFd::new(control.socket.as_fd(), PollFlags::POLLIN),
         ];
-        match poll(&mut fds, poll_timeout(wait)) {
+        let look = wait.into_iter().chain(output.wait()).min();
+        match poll(&mut fds, poll_timeout(look)) {
             Err(nix::errno::Errno::EINTR) => continue,
             result => result?,
         };
@@ -172,6 +202,9 @@ fn wait_for(child: Pid, control: &Control, deadline: Option<Instant>) -> io::Res
         }
         if wait == Some(Duration::ZERO) {
             return Ok(Some(Ending::TimedOut));
+        }
+        if output.exceeded_by_now() {
+            return Ok(Some(Ending::Signal(libc::SIGXFSZ)));
         }
     }
 }

@@ -3,6 +3,7 @@
 
 mod inputs;
 mod life;
+mod limits;
 mod reuse;
 mod view;
 
@@ -25,6 +26,12 @@ pub struct Ran {
     pub case: Case,
 }
 
+/// The helper programme.
+pub fn helper() -> PathBuf {
+    let helper = std::env::var_os("MORTAR_TEST_HELPER");
+    helper.map_or(env!("CARGO_BIN_EXE_mortar-sandbox-init").into(), PathBuf::from)
+}
+
 impl Case {
     pub fn new(script: &str) -> Self {
         Self::with(Isolation::Namespaces, script)
@@ -33,8 +40,7 @@ impl Case {
     pub fn with(isolation: Isolation, script: &str) -> Self {
         let directory = tempfile::tempdir().unwrap();
         fs::create_dir(directory.path().join("exec")).unwrap();
-        let helper = std::env::var_os("MORTAR_TEST_HELPER");
-        let helper = helper.map_or(env!("CARGO_BIN_EXE_mortar-sandbox-init").into(), PathBuf::from);
+        let helper = helper();
         let attached = std::env::var_os("MORTAR_TEST_ATTACHED").is_some();
         let assembly = if attached { Assembly::Attached } else { Assembly::Best };
         let sandbox = Sandbox::new(Config { isolation, helper, assembly, ..Config::default() });
