@@ -1,6 +1,7 @@
 //! Real commands in real sandboxes: what they see, what they cannot do, and how they end.
 #![allow(clippy::unwrap_used)]
 
+mod escape;
 mod inputs;
 mod life;
 mod limits;
