@@ -15,6 +15,10 @@
 //!    With its end the kernel kills whatever else runs in its pid namespace.
 //! 4. [`Running::wait`] returns the [`Exit`] once nothing of the run is left.
 //!
+//! Limits are applied, and what all processes used is counted, by control groups that belong to helpers (`cgroups.rs`);
+//! where there are none, by what the kernel holds each process to (`init/process.rs`). What is written is watched by the
+//! helper (`init/output.rs`).
+//!
 //! Namespaces are new for each run, but for the network's: making one costs as much as all the others and the process
 //! together, so a helper keeps its own for the next run where nothing was done in it (`init/network.rs`).
 //!
