@@ -21,12 +21,22 @@ pub enum Layer {
     Network,
     /// A root file system of its own, with its own `/proc`.
     Root,
+    /// A filter of system calls.
+    SystemCalls,
 }
 
 impl Layer {
     /// All there are, the more basic ones first.
-    pub const ALL: [Self; 7] =
-        [Self::User, Self::Mount, Self::Pid, Self::Ipc, Self::Uts, Self::Network, Self::Root];
+    pub const ALL: [Self; 8] = [
+        Self::User,
+        Self::Mount,
+        Self::Pid,
+        Self::Ipc,
+        Self::Uts,
+        Self::Network,
+        Self::Root,
+        Self::SystemCalls,
+    ];
 }
 
 impl fmt::Display for Layer {
@@ -39,6 +49,7 @@ impl fmt::Display for Layer {
             Self::Uts => "uts namespace",
             Self::Network => "network namespace",
             Self::Root => "private root",
+            Self::SystemCalls => "filter of system calls",
         })
     }
 }
@@ -60,7 +71,7 @@ impl Layers {
 impl fmt::Display for Layers {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.complete() {
-            return f.write_str("user, mount, pid, ipc, uts and network namespaces with a private root");
+            return f.write_str("user, mount, pid, ipc, uts and network namespaces with a private root and a filter of system calls");
         }
         for (index, (layer, why)) in self.refused.iter().enumerate() {
             write!(f, "{}{layer} refused ({why})", if index == 0 { "" } else { ", " })?;
@@ -85,6 +96,8 @@ pub fn rehearse(sandbox: &Sandbox, spec: Spec) -> Result<Layers, Error> {
     match Running::start(sandbox, init::Request::Probe(plan))?.reply()? {
         init::Reply::Permitted(layers) => Ok(layers),
         init::Reply::Failed(failure) => Err(failure.into()),
-        init::Reply::Exit(_) => Err(Error::Helper { what: "ran a probe as a command".into(), source: None }),
+        init::Reply::Exit { .. } => {
+            Err(Error::Helper { what: "ran a probe as a command".into(), source: None })
+        }
     }
 }

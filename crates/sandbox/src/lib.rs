@@ -1,15 +1,26 @@
 //! Isolates and runs one process; knows nothing of builds. Linux only.
 //!
 //! A process of many threads must not fork, so each run goes through a helper: this binary again, which
-//! [`init_if_asked`] turns into the sandbox's own small programme. Life of a run:
+//! [`init_if_asked`] turns into the sandbox's own small programme. A helper serves one run at a time and is kept for
+//! the next. Life of a run:
 //!
-//! 1. [`Sandbox::start`] starts the helper with one socket and sends it the [`Spec`] (`running.rs`).
-//! 2. The helper, still on the host, clones a process into new namespaces and waits for it, for the time limit, and
-//!    for the socket to close (`init/supervise.rs`).
-//! 3. That process is pid 1 in there: it builds the new root (`init/root.rs`), covers what may not be written
-//!    (`init/inputs.rs`), starts the command (`init/process.rs`), reaps orphans, reports and ends (`init/pid1.rs`). With
-//!    its end the kernel kills whatever else runs in its pid namespace.
+//! 1. [`Sandbox::start`] takes an idle helper, or starts one, and sends it the [`Spec`] (`helper.rs`).
+//! 2. The helper has two mount namespaces of its own (`init/outside.rs`): one with the host's files in it, and one that
+//!    holds the root that runs have in common, and nothing of the host beyond it (`init/template.rs`). In the first it
+//!    makes the run's view of its staged root, in which what may not be written is covered (`init/views.rs`,
+//!    `init/inputs.rs`). From the second it clones a process into new namespaces, and waits for that, for the time
+//!    limit, and for the socket (`init/supervise.rs`).
+//! 3. That process is pid 1 in there: it puts the view and what else belongs to the run alone into its copy of the
+//!    root (`init/root.rs`), starts the command (`init/process.rs`), reaps orphans, reports and ends (`init/pid1.rs`).
+//!    With its end the kernel kills whatever else runs in its pid namespace.
 //! 4. [`Running::wait`] returns the [`Exit`] once nothing of the run is left.
+//!
+//! Limits are applied, and what all processes used is counted, by control groups that belong to helpers (`cgroups.rs`);
+//! where there are none, by what the kernel holds each process to (`init/process.rs`). What is written is watched by the
+//! helper (`init/output.rs`).
+//!
+//! Namespaces are new for each run, but for the network's: making one costs as much as all the others and the process
+//! together, so a helper keeps its own for the next run where nothing was done in it (`init/network.rs`).
 //!
 //! # Who the command runs as
 //! Always a user namespace, and in it always uid and gid 1000 without a capability. Started by an ordinary user,
@@ -23,7 +34,9 @@
 //! programs need (no `localtime`: time is UTC on every worker), a small `/dev`, and its own `/proc`, `/tmp` and
 //! loopback. `/opt` is not shown unless [`Config::host_directories`] names it.
 
+mod cgroups;
 mod error;
+mod helper;
 mod init;
 mod layers;
 mod running;
@@ -33,18 +46,22 @@ pub use error::Error;
 pub use init::init_if_asked;
 pub use layers::{Layer, Layers};
 pub use running::{Canceller, Running};
-pub use spec::{Ending, Exit, Spec, Usage};
+pub use spec::{Ending, Exit, Limit, Limits, Spec, Usage};
 
 use serde::{Deserialize, Serialize};
-use std::path::{Path, PathBuf};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 /// Where the staged root is seen from inside.
 pub const EXEC_ROOT: &str = "/mortar/exec";
 
-/// How processes are isolated here.
+/// How processes are isolated here. Clones share the helper processes, which end with the last of them.
 #[derive(Clone, Debug)]
 pub struct Sandbox {
     config: Config,
+    helpers: Arc<helper::Helpers>,
     /// The identity that the command gets on the host, where that is not ours.
     owner: Option<(u32, u32)>,
 }
@@ -60,6 +77,20 @@ pub struct Config {
     pub host_directories: Vec<PathBuf>,
     /// The uid and gid that commands get on the host where we are root: by default `nobody`.
     pub run_as: (u32, u32),
+    /// How staged roots are put together.
+    pub assembly: Assembly,
+    /// Whether limits are applied by control groups, where that can be.
+    pub control_groups: bool,
+}
+
+/// How staged roots are put together.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Assembly {
+    /// As this kernel permits.
+    #[default]
+    Best,
+    /// On a mount point, as kernels before 6.15 need it. Nobody need choose this; it can be tested everywhere so.
+    Attached,
 }
 
 impl Default for Config {
@@ -69,6 +100,8 @@ impl Default for Config {
             helper: "/proc/self/exe".into(),
             host_directories: Vec::new(),
             run_as: (65534, 65534),
+            assembly: Assembly::Best,
+            control_groups: true,
         }
     }
 }
@@ -88,12 +121,21 @@ impl Sandbox {
     pub fn new(config: Config) -> Self {
         let root = rustix::process::geteuid().is_root();
         let owner = (root && config.isolation == Isolation::Namespaces).then_some(config.run_as);
-        Self { config, owner }
+        let hierarchies = match config.control_groups {
+            true => cgroups::Hierarchies::find(),
+            false => cgroups::Hierarchies::default(),
+        };
+        Self { config, owner, helpers: Arc::new(helper::Helpers::new(hierarchies)) }
     }
 
     /// What writable files and directories must belong to (uid, gid), where that is not ourselves.
     pub fn owner(&self) -> Option<(u32, u32)> {
         self.owner
+    }
+
+    /// What is limited without control groups, by weaker means or not at all: they may not be used here.
+    pub fn without_control_groups(&self) -> Vec<&'static str> {
+        self.helpers.hierarchies().lacking().collect()
     }
 
     /// Whether inputs are safe from the command even as hard links to files that others use.
@@ -132,10 +174,12 @@ impl Sandbox {
 
     fn plan(&self, spec: Spec) -> init::Plan {
         init::Plan {
+            limits: spec.limits.clone(),
             spec,
             isolation: self.config.isolation,
             owner: self.owner,
             host_directories: self.config.host_directories.clone(),
+            assembly: self.config.assembly,
         }
     }
 }

@@ -35,6 +35,26 @@ pub struct Spec {
     pub lower: Vec<PathBuf>,
     /// When to stop it.
     pub timeout: Option<Duration>,
+    /// What it may use.
+    pub limits: Limits,
+}
+
+/// What a run may use, all its processes together; as much as there is where nothing is said.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Limits {
+    /// Memory, in bytes, with what it keeps in `/tmp` and `/dev/shm`. Where there are no control groups, each process
+    /// may have as much, and is refused more instead of being killed.
+    pub memory: Option<u64>,
+    /// Processes and threads at the same time.
+    pub processes: Option<u32>,
+    /// Processor time, in thousandths of a processor. Only where there are control groups.
+    pub cpu_millis: Option<u32>,
+    /// Its share of busy processors against others', from 1 to 10,000; 100 where nothing is said. Likewise.
+    pub cpu_weight: Option<u32>,
+    /// Bytes in `/tmp`, and again in `/dev/shm`; half of the machine's memory where nothing is said.
+    pub scratch: Option<u64>,
+    /// Bytes in outputs and logs. No file gets larger than that; the sum is looked at every now and then, and at the end.
+    pub output: Option<u64>,
 }
 
 /// How a run ended.
@@ -44,7 +64,7 @@ pub struct Exit {
     pub ending: Ending,
     /// From the start of the command to its end.
     pub wall: Duration,
-    /// What it used, and the children that it waited for.
+    /// What all its processes used.
     pub usage: Usage,
 }
 
@@ -59,6 +79,26 @@ pub enum Ending {
     TimedOut,
     /// [`crate::Canceller::cancel`], or the end of the process that started it.
     Cancelled,
+    /// Something was killed, stopped or refused for this limit, and the command did not succeed.
+    Exceeded {
+        /// Which.
+        limit: Limit,
+        /// How the command ended then, as [`Ending::code`] tells it.
+        code: i32,
+    },
+}
+
+/// What a run can have too much of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Limit {
+    /// [`Limits::memory`].
+    Memory,
+    /// [`Limits::processes`].
+    Processes,
+    /// [`Limits::scratch`].
+    Scratch,
+    /// [`Limits::output`].
+    Output,
 }
 
 impl Ending {
@@ -68,6 +108,15 @@ impl Ending {
             Self::Code(code) => code,
             Self::Signal(signal) => 128 + signal,
             Self::TimedOut | Self::Cancelled => 128 + 9,
+            Self::Exceeded { code, .. } => code,
+        }
+    }
+
+    /// The same where this limit was met, and made the command fail.
+    pub(crate) fn exceeding(self, limit: Limit) -> Self {
+        match self {
+            Self::Code(0) | Self::TimedOut | Self::Cancelled | Self::Exceeded { .. } => self,
+            Self::Code(_) | Self::Signal(_) => Self::Exceeded { limit, code: self.code() },
         }
     }
 }
@@ -81,6 +130,12 @@ pub struct Usage {
     pub system: Duration,
     /// The largest resident set of any one process, in bytes.
     pub max_resident: u64,
+    /// The most memory of all of them at any time, in bytes; where there are no control groups, of any one.
+    pub peak_memory: u64,
+    /// Bytes read from disks.
+    pub read_bytes: u64,
+    /// Bytes written to disks.
+    pub written_bytes: u64,
 }
 
 impl Spec {

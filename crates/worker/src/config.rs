@@ -22,6 +22,8 @@ pub struct WorkerConfig {
     pub maximum_timeout: Duration,
     /// How commands are isolated.
     pub sandbox: mortar_sandbox::Config,
+    /// What each command may use of this machine.
+    pub usable: mortar_sandbox::Limits,
     /// How large actions may be.
     pub limits: Limits,
     /// What input roots that are kept for later actions may take; none if each action is to have one made for itself.
@@ -41,11 +43,19 @@ impl WorkerConfig {
             default_timeout: Duration::from_secs(15 * 60),
             maximum_timeout: Duration::from_secs(24 * 60 * 60),
             sandbox: mortar_sandbox::Config::default(),
+            usable: mortar_sandbox::Limits {
+                processes: Some(PROCESSES),
+                ..mortar_sandbox::Limits::default()
+            },
             limits: Limits::default(),
             cache: Some(CacheLimits::default()),
         }
     }
 }
+
+/// Processes and threads of one action, unless something else is configured: more than any tool of a build starts, and
+/// fewer than would keep others from starting any.
+const PROCESSES: u32 = 10_000;
 
 /// How large actions may be. A Merkle tree of a few kilobytes can describe more files than any disk holds.
 #[derive(Clone, Copy, Debug)]

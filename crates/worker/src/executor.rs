@@ -56,6 +56,11 @@ impl Worker {
                 .hint("isolation `none` runs actions without a sandbox"));
         }
         let cache = open_cache(&config, &scratch, &sandbox).await?;
+        for what in sandbox.without_control_groups() {
+            tracing::warn!(
+                "no control group can limit actions in: {what}; weaker limits apply where there are any"
+            );
+        }
         tracing::info!(isolation = ?config.sandbox.isolation, %layers, "the worker is ready to run actions");
         let clock = Arc::new(SystemClock);
         let known = Known::default();
@@ -168,10 +173,12 @@ impl Inner {
         let writable = places.writable.into_iter().collect();
         let layers =
             lower.as_ref().map(|lower| self.scratch.seen_from_run(&lower.layers())).unwrap_or_default();
-        let launch = Launch { directory: directory.into(), writable, lower: layers, limit };
+        let usable = self.config.usable.clone();
+        let launch = Launch { directory: directory.into(), writable, lower: layers, limit, usable };
         let exit = run::run(job, &self.sandbox, &command, launch).await?;
         job.note(|times| &mut times.execution_completed);
         job.metadata.virtual_execution_duration = Some(exit.wall);
+        job.metadata.usage = Some(run::usage(&exit));
 
         job.enter(|times| &mut times.output_upload_start);
         let mut collected = self.collect(job, command, directory, lower, &exit).await?;
@@ -179,7 +186,7 @@ impl Inner {
         job.note(|times| &mut times.output_upload_completed);
         job.note(|times| &mut times.worker_completed);
 
-        let outcome = outcome(job, collected, &exit, limit);
+        let outcome = outcome(job, collected, &exit, limit, &self.config.usable);
         record(job, &*self.stores.actions, &action, &outcome).await?;
         Ok(outcome)
     }
@@ -221,18 +228,23 @@ fn collect(
     Ok(collector.found)
 }
 
-fn outcome(job: &Job, collected: Collected, exit: &Exit, limit: Duration) -> Outcome {
+fn outcome(
+    job: &Job,
+    collected: Collected,
+    exit: &Exit,
+    limit: Duration,
+    usable: &mortar_sandbox::Limits,
+) -> Outcome {
     let mut result = collected.result;
     result.exit_code = exit.ending.code();
     result.metadata = job.metadata.clone();
-    let (termination, message) = match exit.ending {
-        Ending::TimedOut => {
-            let message = format!("the command was stopped at its time limit of {} s", limit.as_secs_f64());
-            (Termination::TimedOut { limit }, message)
+    let termination = match exit.ending {
+        Ending::TimedOut => Termination::TimedOut { limit },
+        Ending::Signal(_) | Ending::Exceeded { .. } | Ending::Code(_) | Ending::Cancelled => {
+            Termination::Exited
         }
-        Ending::Signal(signal) => (Termination::Exited, format!("the command was ended by signal {signal}")),
-        Ending::Code(_) | Ending::Cancelled => (Termination::Exited, String::new()),
     };
+    let message = run::explain(exit.ending, limit, usable);
     Outcome { result, cached: false, termination, message, server_logs: Vec::new() }
 }
 

@@ -2,7 +2,7 @@
 
 use crate::{blocking::blocking, config::WorkerConfig, job::Job};
 use mortar_model::{Action, Command, Error, Kind, Result};
-use mortar_sandbox::{Exit, Sandbox, Spec};
+use mortar_sandbox::{Ending, Exit, Limit, Limits, Sandbox, Spec};
 use std::{
     path::{Path, PathBuf},
     time::Duration,
@@ -19,6 +19,8 @@ pub struct Launch {
     pub lower: Vec<PathBuf>,
     /// When it is stopped.
     pub limit: Duration,
+    /// What it may use.
+    pub usable: Limits,
 }
 
 /// The time limit of an action.
@@ -48,6 +50,7 @@ pub async fn run(job: &Job, sandbox: &Sandbox, command: &Command, launch: Launch
         writable: launch.writable,
         lower: launch.lower,
         timeout: Some(launch.limit),
+        limits: launch.usable,
     };
     let sandbox = sandbox.clone();
     let running = blocking(move || sandbox.start(spec).map_err(refused)).await?;
@@ -64,6 +67,42 @@ pub async fn run(job: &Job, sandbox: &Sandbox, command: &Command, launch: Launch
     job.check().map(|()| exit)
 }
 
+/// What ended the command, for the person who reads the build's output; nothing where its exit code says it all.
+pub fn explain(ending: Ending, limit: Duration, usable: &Limits) -> String {
+    match ending {
+        Ending::TimedOut => format!("the command was stopped at its time limit of {} s", limit.as_secs_f64()),
+        Ending::Signal(signal) => format!("the command was ended by signal {signal}"),
+        Ending::Exceeded { limit, .. } => exceeded(limit, usable),
+        Ending::Code(_) | Ending::Cancelled => String::new(),
+    }
+}
+
+fn exceeded(limit: Limit, usable: &Limits) -> String {
+    let most = |most: Option<u64>| most.map_or("of this machine".into(), |most| format!("of {most} bytes"));
+    match limit {
+        Limit::Memory => {
+            format!(
+                "the command ran out of memory: a process was killed at the limit {}",
+                most(usable.memory)
+            )
+        }
+        Limit::Processes => {
+            let most =
+                usable.processes.map_or(String::new(), |most| format!(" of {most} processes and threads"));
+            format!("the command failed when it had reached the limit{most}")
+        }
+        Limit::Scratch => {
+            format!(
+                "the command failed when `/tmp` or `/dev/shm` was full, at the limit {}",
+                most(usable.scratch)
+            )
+        }
+        Limit::Output => {
+            format!("the command wrote more than the limit {} to outputs and logs", most(usable.output))
+        }
+    }
+}
+
 fn refused(error: mortar_sandbox::Error) -> Error {
     match error {
         mortar_sandbox::Error::Spec(why) => Error::invalid("command", why),
@@ -75,10 +114,36 @@ fn refused(error: mortar_sandbox::Error) -> Error {
     }
 }
 
+/// What the command used, as clients and the scheduler are told.
+pub fn usage(exit: &Exit) -> mortar_model::Usage {
+    let mortar_sandbox::Usage { user, system, peak_memory, read_bytes, written_bytes, .. } = exit.usage;
+    mortar_model::Usage { user, system, peak_memory, read_bytes, written_bytes }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use mortar_model::{Digest, DigestFunction::Sha256};
+
+    #[test]
+    fn each_ending_has_its_own_explanation() {
+        let usable = Limits { memory: Some(1000), processes: Some(7), ..Limits::default() };
+        let tell = |ending| explain(ending, Duration::from_millis(1500), &usable);
+        let exceeded = |limit| Ending::Exceeded { limit, code: 1 };
+        let cases = [
+            (Ending::Code(3), ""),
+            (Ending::TimedOut, "time limit of 1.5 s"),
+            (Ending::Signal(11), "signal 11"),
+            (exceeded(Limit::Memory), "out of memory: a process was killed at the limit of 1000 bytes"),
+            (exceeded(Limit::Processes), "limit of 7 processes"),
+            (exceeded(Limit::Scratch), "`/tmp`"),
+            (exceeded(Limit::Output), "outputs and logs"),
+        ];
+        for (ending, expected) in cases {
+            let told = tell(ending);
+            assert!(told.contains(expected) && told.is_empty() == expected.is_empty(), "{ending:?}: {told}");
+        }
+    }
 
     #[test]
     fn limits_of_time() {

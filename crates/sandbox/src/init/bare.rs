@@ -1,7 +1,13 @@
 //! No isolation, for machines that permit none: the command runs as us on the host's own file system, in a session of
 //! its own. Whatever it leaves behind is still found and killed, since orphans come to this process.
 
-use super::{Failure, Plan, Step, pid1, process, supervise};
+use super::{
+    Failure, Plan, Step,
+    output::Watch,
+    pid1, process,
+    sharing::{Stack, Told},
+    supervise::{self, Control},
+};
 use crate::{Exit, spec};
 use nix::{
     sys::{
@@ -9,31 +15,34 @@ use nix::{
         signal::{Signal, kill},
         wait::{WaitPidFlag, waitpid},
     },
-    unistd::{ForkResult, Pid, fork},
+    unistd::Pid,
 };
 use std::{
     fs::{self, OpenOptions},
-    os::unix::net::UnixStream,
+    os::fd::AsFd,
     time::Instant,
 };
 
 /// Runs the command; the working directory is the run's own.
-pub fn run(plan: &Plan, control: &UnixStream) -> Result<Exit, Failure> {
+pub fn run(plan: &Plan, control: &Control) -> Result<Exit, Failure> {
     prctl::set_child_subreaper(true).step(|| "adopt orphans".into())?;
     let open = |name: &str| OpenOptions::new().append(true).open(name).step(|| format!("open `{name}`"));
     let (stdout, stderr) = (open(spec::STDOUT)?, open(spec::STDERR)?);
     let exec = plan.spec.directory.join(spec::EXEC);
-    let start = Instant::now();
-    // SAFETY: this process has one thread, so the child may do as it likes.
-    let command = match unsafe { fork() }.step(|| "fork".into())? {
-        ForkResult::Child => process::become_command(plan, &exec, &stdout, &stderr),
-        ForkResult::Parent { child } => child,
-    };
-    let stopped = supervise::watch(command, control, plan.spec.timeout.map(|limit| start + limit));
-    let ended = pid1::reap_until(command)?;
+    let (command, told) = (process::Command::new(plan, &exec)?, Told::default());
+    let (start, mut output) = (Instant::now(), Watch::new(plan));
+    let logs = [stdout.as_fd(), stderr.as_fd()];
+    let child =
+        process::start(&command, logs, &told, &mut Stack::default()).step(|| "start the command".into())?;
+    let deadline = plan.spec.timeout.map(|limit| start + limit);
+    let stopped = supervise::watch(child, control, deadline, &mut output);
+    let status = pid1::reap_until(child).step(|| "wait for the command".into())?;
     let wall = start.elapsed();
     end_descendants();
-    Ok(Exit { ending: stopped.unwrap_or(ended), wall, usage: pid1::usage() })
+    supervise::log_refusal(plan, &told)?;
+    let ended = stopped.unwrap_or_else(|| supervise::ending(status));
+    let ending = supervise::limited(ended, plan, &output, false);
+    Ok(Exit { ending, wall, usage: supervise::usage_of_children() })
 }
 
 /// Kills what the command left until there is nothing: each child that dies hands its own children to us.

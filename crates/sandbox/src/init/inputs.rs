@@ -14,19 +14,21 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// Lays the run's own part of the staged root over `lower`, in its place. The working directory is the run's own.
+/// Lays the run's own part of the staged root over `lower`, in its place, and tells whether there was anything to lay it
+/// over. The working directory is the run's own.
 ///
 /// By the `user` attributes, since those are what an ordinary user may set; and without syncing, which would be of the
 /// whole file system and for nothing: whoever crashes runs the command again.
-pub fn lay(lower: &[PathBuf]) -> Result<(), Failure> {
+pub fn lay(lower: &[PathBuf]) -> Result<bool, Failure> {
     if lower.is_empty() {
-        return Ok(());
+        return Ok(false);
     }
     fs::create_dir(WORK).step(|| format!("create `{WORK}`"))?;
     let layers: Vec<_> = lower.iter().map(|path| escaped(&path.to_string_lossy())).collect();
     let (layers, exec) = (layers.join(":"), spec::EXEC);
     let options = format!("lowerdir={layers},upperdir={exec},workdir={WORK},userxattr,volatile,index=off");
-    mounts::fresh("overlay", Path::new(exec), MsFlags::MS_NOSUID | MsFlags::MS_NODEV, &options)
+    mounts::fresh("overlay", Path::new(exec), MsFlags::MS_NOSUID | MsFlags::MS_NODEV, &options)?;
+    Ok(true)
 }
 
 /// What overlay needs for itself, beside the upper layer.
@@ -38,14 +40,12 @@ fn escaped(path: &str) -> String {
     path.chars().flat_map(|c| (!plain(c)).then_some('\\').into_iter().chain([c])).collect()
 }
 
-/// Opens `writable` (paths in the staged root) in `exec`, where that is mounted read-only by now. `aside` is a
-/// directory to mount something on for the moment.
+/// Opens `writable` (paths in the staged root) in `exec`, which is a read-only view of the staged root by now. `aside`
+/// is another one: a bind takes the flags of the mount that it comes from, so with it each cover is one call.
 pub fn open(writable: &[PathBuf], exec: &Path, aside: &Path) -> Result<(), Failure> {
     if writable.is_empty() {
         return Ok(());
     }
-    // A bind takes the flags of the mount that it comes from, so this second view makes each cover one call.
-    mounts::bind(exec, aside)?;
     // Sorted, so that parents are opened, and covered, before their children.
     let writable: BTreeSet<&Path> = writable.iter().map(PathBuf::as_path).collect();
     let mut opened = BTreeSet::new();
@@ -59,7 +59,7 @@ pub fn open(writable: &[PathBuf], exec: &Path, aside: &Path) -> Result<(), Failu
         mounts::tame(&target)?;
         cover(path, &Cover { exec, aside, writable: &writable }, &mut opened)?;
     }
-    mounts::detach(aside)
+    Ok(())
 }
 
 struct Cover<'a> {

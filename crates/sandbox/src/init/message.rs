@@ -28,8 +28,3 @@ pub fn receive<T: DeserializeOwned>(mut from: impl Read) -> io::Result<T> {
     from.read_exact(&mut body)?;
     Ok(serde_json::from_slice(&body)?)
 }
-
-/// The message that these bytes are.
-pub fn decode<T: DeserializeOwned>(bytes: &[u8]) -> io::Result<T> {
-    receive(bytes)
-}

@@ -1,5 +1,5 @@
 //! The helper's side: what this binary is when it was started as a sandbox. Single-threaded from its first
-//! instruction, so that it may clone and fork; everything here runs in that short-lived process and its children.
+//! instruction, so that it may clone and fork; everything here runs in that process and its children.
 
 // Namespaces, mounts and forks have no safe interface; each block says why it is sound.
 #![allow(unsafe_code)]
@@ -9,12 +9,20 @@ mod inputs;
 pub mod message;
 mod mounts;
 mod namespaces;
+mod network;
+mod output;
+mod outside;
 mod pid1;
 mod process;
 mod root;
+mod seccomp;
+mod serve;
+mod sharing;
 mod supervise;
+mod template;
+mod views;
 
-use crate::{Error, Exit, Isolation, Layers, Spec};
+use crate::{Assembly, Error, Exit, Isolation, Layers, Limits, Spec};
 use serde::{Deserialize, Serialize};
 use std::{io, path::PathBuf};
 
@@ -25,8 +33,17 @@ pub const NAME: &str = "mortar-sandbox-init";
 /// before any thread is started.
 pub fn init_if_asked() {
     if std::env::args_os().next().is_some_and(|name| name == NAME) && std::env::args_os().len() == 1 {
-        supervise::main();
+        serve::main();
     }
+}
+
+/// What the helper is told.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Message<R> {
+    /// Numbers the request.
+    pub run: u64,
+    /// What to do, or else to stop doing it.
+    pub request: Option<R>,
 }
 
 /// What the helper is asked.
@@ -49,13 +66,22 @@ pub struct Plan {
     pub owner: Option<(u32, u32)>,
     /// Further directories to show.
     pub host_directories: Vec<PathBuf>,
+    /// What of the limits no control group applies.
+    pub limits: Limits,
+    /// How to put the staged root together.
+    pub assembly: Assembly,
 }
 
 /// What the helper answers.
 #[derive(Debug, Serialize, Deserialize)]
 pub enum Reply {
     /// The command ran.
-    Exit(Exit),
+    Exit {
+        /// How it ended.
+        exit: Exit,
+        /// Whether this helper can serve another run.
+        reusable: bool,
+    },
     /// It did not come to that.
     Failed(Failure),
     /// The answer to a probe.
@@ -69,6 +95,13 @@ pub struct Failure {
     pub step: String,
     /// The error's number.
     pub errno: i32,
+}
+
+impl From<Failure> for io::Error {
+    fn from(failure: Failure) -> Self {
+        let cause = Self::from_raw_os_error(failure.errno);
+        Self::new(cause.kind(), format!("{}: {cause}", failure.step))
+    }
 }
 
 impl From<Failure> for Error {

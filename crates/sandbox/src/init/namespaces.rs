@@ -12,13 +12,9 @@ use std::{
 /// Uid and gid of the command, as it sees them.
 pub const INSIDE: u32 = 1000;
 
-/// Every namespace that a run gets.
-pub const ALL: c_int = libc::CLONE_NEWUSER
-    | libc::CLONE_NEWNS
-    | libc::CLONE_NEWPID
-    | libc::CLONE_NEWIPC
-    | libc::CLONE_NEWUTS
-    | libc::CLONE_NEWNET;
+/// Every namespace that is made for a run alone.
+pub const ALL: c_int =
+    libc::CLONE_NEWUSER | libc::CLONE_NEWNS | libc::CLONE_NEWPID | libc::CLONE_NEWIPC | libc::CLONE_NEWUTS;
 
 /// What to try, to learn which one is refused: each together with the user namespace that permits it.
 pub const EACH: [(Layer, c_int); 6] = [
@@ -50,8 +46,31 @@ pub fn try_one(flags: c_int) -> io::Result<()> {
     }
 }
 
+/// Moves this process into new namespaces.
+pub fn unshare(flags: c_int) -> io::Result<()> {
+    // SAFETY: takes a number; this process has one thread.
+    check(unsafe { libc::unshare(flags) }.into()).map(drop)
+}
+
+/// Moves this process, which is no root, into a user namespace in which it has every capability, and is the user that
+/// it was.
+pub fn become_own_master() -> Result<(), Failure> {
+    let (uid, gid) = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
+    unshare(libc::CLONE_NEWUSER).step(|| "create a user namespace".into())?;
+    let maps = [
+        ("setgroups", "deny".into()),
+        ("gid_map", format!("{gid} {gid} 1")),
+        ("uid_map", format!("{uid} {uid} 1")),
+    ];
+    for (name, text) in maps {
+        fs::write(format!("/proc/self/{name}"), text)
+            .step(|| format!("write `{name}` of the user namespace"))?;
+    }
+    Ok(())
+}
+
 /// Tells the kernel who is who in the child's user namespace. Root maps itself, for the set-up, and the command's
-/// identity; others may map nobody but themselves, and only once they gave up changing groups.
+/// identity; others may map nobody but themselves.
 pub fn map_identities(child: Pid, owner: Option<(u32, u32)>) -> Result<(), Failure> {
     let (uid, gid) = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
     let (uids, gids) = match owner {
@@ -64,9 +83,6 @@ pub fn map_identities(child: Pid, owner: Option<(u32, u32)>) -> Result<(), Failu
         fs::write(format!("/proc/{child}/{name}"), text)
             .step(|| format!("write `{name}` of the user namespace"))
     };
-    if owner.is_none() {
-        write("setgroups", "deny")?;
-    }
     write("gid_map", &gids)?;
     write("uid_map", &uids)
 }

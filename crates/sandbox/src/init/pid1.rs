@@ -1,88 +1,117 @@
-//! Pid 1 of the sandbox: sets it up, starts the command, reaps what is orphaned, reports, and by its end kills the rest.
+//! Pid 1 of the sandbox: completes the root, starts the command, reaps what is orphaned, tells, and by its end kills the
+//! rest. It shares the helper's memory (`sharing.rs`).
 
-use super::{Failure, Plan, Reply, Step, message, namespaces, process, root};
-use crate::{Ending, Exit, Usage, spec};
-use nix::{
-    sys::{
-        prctl,
-        signal::Signal,
-        wait::{WaitStatus, waitpid},
+use super::{
+    process, root, seccomp,
+    sharing::{self, FirstSteps, Stack, Told},
+    views::{LOGS, Views},
+};
+use nix::unistd::Pid;
+use rustix::{
+    fs::{Mode, OFlags, open},
+    io::Errno,
+    process::{
+        DumpableBehavior, Signal, WaitOptions, set_dumpable_behavior, set_parent_process_death_signal, wait,
     },
-    unistd::{ForkResult, Pid, fork, sethostname},
+    system::sethostname,
+    thread::set_no_new_privs,
 };
-use std::{
-    fs::{File, OpenOptions},
-    io::Read,
-    path::Path,
-    time::{Duration, Instant},
-};
+use std::{cell::RefCell, ffi::CStr, io, os::fd::AsFd};
 
-/// Runs the command in the namespaces that this process was cloned into.
-pub fn main(plan: &Plan, rehearsal: bool, mut go: File, report: File) -> ! {
-    // Should the supervisor be killed, so are we, and all others with us.
-    prctl::set_pdeathsig(Signal::SIGKILL).ok();
-    let told = go.read(&mut [0; 1]);
-    if matches!(told, Ok(1)) {
-        let reply = match run(plan, rehearsal) {
-            Ok(exit) => Reply::Exit(exit),
-            Err(failure) => Reply::Failed(failure),
-        };
-        message::send(report, &reply).ok();
-    }
-    // SAFETY: ends this process at once. What the supervisor registered for its own end is not ours to run.
-    unsafe { libc::_exit(0) }
+/// All that it is to do.
+#[derive(Debug)]
+pub struct Pid1<'a> {
+    /// What to run.
+    pub command: &'a process::Command,
+    /// Whether to do all but that.
+    pub rehearsal: bool,
+    /// What to mount.
+    pub views: &'a Views,
+    /// Options of `/tmp`.
+    pub scratch: &'a CStr,
+    /// Where to tell how it went.
+    pub told: &'a Told,
+    /// For the command's first steps.
+    pub stack: RefCell<Stack>,
 }
 
-fn run(plan: &Plan, rehearsal: bool) -> Result<Exit, Failure> {
-    namespaces::raise_loopback().step(|| "bring loopback up".into())?;
-    sethostname("mortar").step(|| "set the host name".into())?;
-    root::build(plan)?;
-    // Neither our memory nor our descriptors are the command's business, even where it has our uid.
-    prctl::set_dumpable(false).step(|| "hide from the command".into())?;
-    if rehearsal {
-        return Ok(Exit { ending: Ending::Code(0), wall: Duration::ZERO, usage: Usage::default() });
-    }
-    let open = |name: &str| {
-        let path = Path::new("/mortar").join(name);
-        OpenOptions::new().append(true).open(path).step(|| format!("open the file `{name}`"))
-    };
-    let (stdout, stderr) = (open(spec::STDOUT)?, open(spec::STDERR)?);
-    let start = Instant::now();
-    // SAFETY: this process has one thread, so the child may do as it likes.
-    let command = match unsafe { fork() }.step(|| "fork".into())? {
-        ForkResult::Child => process::become_command(plan, Path::new(crate::EXEC_ROOT), &stdout, &stderr),
-        ForkResult::Parent { child } => child,
-    };
-    drop((stdout, stderr));
-    let ending = reap_until(command)?;
-    Ok(Exit { ending, wall: start.elapsed(), usage: usage() })
+const OWN_STEPS: [&str; 6] = [
+    "set the host name",
+    "hide from the command",
+    "open the logs",
+    "start the command",
+    "wait for the command",
+    seccomp::STEP,
+];
+const HOST_NAME: u32 = 1;
+const HIDE: u32 = 2;
+const OPEN: u32 = 3;
+const START: u32 = 4;
+const WAIT: u32 = 5;
+const FILTER: u32 = 6;
+const ROOT: u32 = 7;
+
+/// The name of a step that failed.
+pub fn step(number: u32) -> &'static str {
+    let own = OWN_STEPS.get(number as usize - 1);
+    own.or_else(|| root::STEPS.get((number - ROOT) as usize)).copied().unwrap_or("set the sandbox up")
 }
 
-/// Takes the ends of children, whoever's they were, until this one's.
-pub fn reap_until(command: Pid) -> Result<Ending, Failure> {
-    loop {
-        match waitpid(None, None) {
-            Ok(WaitStatus::Exited(pid, code)) if pid == command => return Ok(Ending::Code(code)),
-            Ok(WaitStatus::Signaled(pid, signal, _)) if pid == command => {
-                return Ok(Ending::Signal(signal as i32));
-            }
-            Ok(_) | Err(nix::errno::Errno::EINTR) => {}
-            Err(error) => return Err(error).step(|| "wait for the command".into()),
+impl Pid1<'_> {
+    /// Starts it in new namespaces. It waits to be told that its identities are mapped.
+    ///
+    /// # Safety
+    /// This and the stack stay as they are until it has ended.
+    pub unsafe fn start(&self, stack: &mut Stack, namespaces: libc::c_int) -> io::Result<Pid> {
+        // SAFETY: as our caller promises.
+        unsafe { sharing::start(self, stack, namespaces) }
+    }
+
+    fn live(&self) -> Result<(), (u32, Errno)> {
+        sethostname(b"mortar").map_err(|errno| (HOST_NAME, errno))?;
+        root::complete(self.views, self.scratch).map_err(|(step, errno)| (ROOT + step as u32, errno))?;
+        // Neither our memory nor our descriptors are the command's business, even where it has our uid.
+        set_dumpable_behavior(DumpableBehavior::NotDumpable).map_err(|errno| (HIDE, errno))?;
+        if self.rehearsal {
+            set_no_new_privs(true).and_then(|()| self.command.restrict()).map_err(|errno| (FILTER, errno))?;
+            self.told.end(0, false);
+            return Ok(());
         }
+        let log = |path| open(path, OFlags::WRONLY | OFlags::APPEND | OFlags::CLOEXEC, Mode::empty());
+        let (stdout, stderr) =
+            (log(LOGS[0]).map_err(|errno| (OPEN, errno))?, log(LOGS[1]).map_err(|errno| (OPEN, errno))?);
+        let logs = [stdout.as_fd(), stderr.as_fd()];
+        let started = process::start(self.command, logs, self.told, &mut self.stack.borrow_mut());
+        let refused = |error: io::Error| (START, Errno::from_io_error(&error).unwrap_or(Errno::AGAIN));
+        let command = started.map_err(refused)?;
+        drop((stdout, stderr));
+        let status = reap_until(command).map_err(|errno| (WAIT, errno))?;
+        self.told.end(status, root::scratch_is_full());
+        Ok(())
     }
 }
 
-/// What the children that were reaped have used.
-pub fn usage() -> Usage {
-    use nix::sys::resource::{UsageWho, getrusage};
-    let Ok(usage) = getrusage(UsageWho::RUSAGE_CHILDREN) else { return Usage::default() };
-    let duration = |time: nix::sys::time::TimeVal| {
-        let micros = u64::try_from(time.tv_usec()).unwrap_or(0);
-        Duration::from_secs(u64::try_from(time.tv_sec()).unwrap_or(0)) + Duration::from_micros(micros)
-    };
-    Usage {
-        user: duration(usage.user_time()),
-        system: duration(usage.system_time()),
-        max_resident: u64::try_from(usage.max_rss()).unwrap_or(0) * 1024,
+impl FirstSteps for Pid1<'_> {
+    fn run(&self) -> ! {
+        // Should the helper be killed, so are we, and all others with us.
+        set_parent_process_death_signal(Some(Signal::KILL)).ok();
+        self.told.wait_to_go();
+        if let Err((step, errno)) = self.live() {
+            self.told.fail(step, errno);
+        }
+        sharing::exit(0)
+    }
+}
+
+/// Takes the ends of children, whoever's they were, until this one's, whose status it returns.
+pub fn reap_until(command: Pid) -> Result<i32, Errno> {
+    loop {
+        match wait(WaitOptions::empty()) {
+            Ok(Some((pid, status))) if pid.as_raw_nonzero().get() == command.as_raw() => {
+                return Ok(status.as_raw());
+            }
+            Ok(_) | Err(Errno::INTR) => {}
+            Err(errno) => return Err(errno),
+        }
     }
 }

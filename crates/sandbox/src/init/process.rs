@@ -1,22 +1,31 @@
-//! The last steps before the command: its identity, rights, limits and descriptors; then `exec`.
+//! The last steps before the command: its identity, rights, limits and descriptors; then `exec`. All of it is made ready
+//! in the helper, since the child shares its memory (`sharing.rs`).
 
-use super::{Plan, check, namespaces};
+use super::{
+    Failure, Plan, Step, namespaces,
+    seccomp::Filter,
+    sharing::{self, FirstSteps, Stack, Told},
+};
 use crate::Isolation;
 use nix::{
-    sys::{
-        prctl,
-        resource::{Resource, getrlimit, setrlimit},
-        signal::{SaFlags, SigAction, SigHandler, SigSet, SigmaskHow, Signal, sigaction, sigprocmask},
-        stat::{Mode, umask},
+    sys::signal::{SaFlags, SigAction, SigHandler, SigSet, SigmaskHow, Signal, sigaction, sigprocmask},
+    unistd::Pid,
+};
+use rustix::{
+    fs::{Access, FileType, Mode, OFlags, access, open, stat},
+    io::Errno,
+    process::{Resource, Rlimit, chdir, getrlimit, setrlimit, setsid},
+    stdio::{dup2_stderr, dup2_stdin, dup2_stdout},
+    thread::{
+        CapabilitySet, CapabilitySets, Gid, Uid, set_capabilities, set_no_new_privs, set_thread_groups,
+        set_thread_res_gid, set_thread_res_uid,
     },
-    unistd::{execve, setsid},
 };
 use std::{
-    ffi::CString,
-    fs::File,
-    io::{self, Write},
-    os::{fd::AsRawFd, unix::ffi::OsStrExt},
-    path::{Path, PathBuf},
+    ffi::{CStr, CString},
+    fs, io,
+    os::{fd::BorrowedFd, unix::ffi::OsStrExt},
+    path::Path,
 };
 
 /// Where programs are looked for when the environment has no `PATH`.
@@ -24,40 +33,132 @@ const DEFAULT_PATH: &str = "/usr/local/bin:/usr/bin:/bin";
 /// Descriptors that a command may open, unless the host allows fewer.
 const OPEN_FILES: u64 = 65_536;
 
-/// Becomes the command. Where that fails, says so on its standard error and ends as a shell would: with 127 where
-/// there is no such program, else with 126.
-pub fn become_command(plan: &Plan, exec: &Path, stdout: &File, stderr: &File) -> ! {
-    let program = plan.spec.arguments.first().map_or("", String::as_str);
-    let error = match prepare(plan, exec, stdout, stderr) {
-        Ok(()) => replace(plan),
-        Err(error) => error,
-    };
-    let mut log = stderr;
-    writeln!(log, "mortar: cannot run `{program}`: {error}").ok();
-    let code = if error.kind() == io::ErrorKind::NotFound { 127 } else { 126 };
-    // SAFETY: ends this child at once, without running what its parent registered for its own end.
-    unsafe { libc::_exit(code) }
+/// A command, ready to be started.
+#[derive(Debug)]
+pub struct Command {
+    /// Where the programme may be, the likelier places first.
+    programmes: Vec<CString>,
+    arguments: Strings,
+    environment: Strings,
+    directory: CString,
+    /// What it becomes where it is not that yet.
+    identity: Option<u32>,
+    /// What each of its processes may use.
+    limits: Vec<(Resource, u64)>,
+    /// What it may not do, where it is isolated.
+    restrictions: Option<Restrictions>,
 }
 
-fn prepare(plan: &Plan, exec: &Path, stdout: &File, stderr: &File) -> io::Result<()> {
-    setsid()?;
-    let null = File::open("/dev/null")?;
-    for (file, number) in [(&null, 0), (stdout, 1), (stderr, 2)] {
-        // SAFETY: both are descriptors of this process; the standard ones belong to nobody in it.
-        check(unsafe { libc::dup2(file.as_raw_fd(), number) }.into())?;
-    }
-    default_signals()?;
-    umask(Mode::from_bits_truncate(0o022));
-    limit(Resource::RLIMIT_CORE, 0)?;
-    limit(Resource::RLIMIT_NOFILE, OPEN_FILES)?;
-    if plan.isolation == Isolation::Namespaces {
-        give_up_rights(plan)?;
-    }
-    prctl::set_no_new_privs()?;
-    std::env::set_current_dir(exec.join(&plan.spec.working_directory))
+#[derive(Debug)]
+struct Restrictions {
+    /// The last capability that this kernel knows.
+    last_capability: u32,
+    filter: Filter,
 }
 
-fn default_signals() -> io::Result<()> {
+/// Strings as `exec` takes them.
+#[derive(Debug)]
+struct Strings {
+    _owned: Vec<CString>,
+    pointers: Vec<*const libc::c_char>,
+}
+
+impl Command {
+    /// Makes it ready to start below `exec`.
+    pub fn new(plan: &Plan, exec: &Path) -> Result<Self, Failure> {
+        let spec = &plan.spec;
+        let ready = || -> io::Result<Self> {
+            let environment = spec.environment.iter().map(|(name, value)| format!("{name}={value}"));
+            Ok(Self {
+                programmes: candidates(plan).map(CString::new).collect::<Result<_, _>>()?,
+                arguments: Strings::new(spec.arguments.iter().cloned())?,
+                environment: Strings::new(environment)?,
+                directory: CString::new(exec.join(&spec.working_directory).as_os_str().as_bytes())?,
+                identity: plan.owner.map(|_| namespaces::INSIDE),
+                limits: limits(plan),
+                restrictions: (plan.isolation == Isolation::Namespaces).then(Restrictions::new),
+            })
+        };
+        ready().step(|| "prepare the command".into())
+    }
+}
+
+impl Restrictions {
+    fn new() -> Self {
+        Self { last_capability: last_capability(), filter: Filter::new() }
+    }
+}
+
+impl Command {
+    /// Leaves this process only the system calls that the command may make.
+    pub fn restrict(&self) -> Result<(), Errno> {
+        let Some(restrictions) = &self.restrictions else { return Ok(()) };
+        restrictions.filter.install().map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::NOSYS))
+    }
+}
+
+impl Strings {
+    fn new(strings: impl Iterator<Item = String>) -> io::Result<Self> {
+        let owned = strings.map(CString::new).collect::<Result<Vec<_>, _>>()?;
+        let pointers = owned.iter().map(|string| string.as_ptr());
+        let pointers = pointers.chain([std::ptr::null()]).collect();
+        Ok(Self { _owned: owned, pointers })
+    }
+}
+
+/// Limits that the kernel holds each process to; that of processes counts those of one identity in one user namespace,
+/// which is the run.
+fn limits(plan: &Plan) -> Vec<(Resource, u64)> {
+    let asked = [
+        (Resource::Core, Some(0)),
+        (Resource::Nofile, Some(OPEN_FILES)),
+        (Resource::Fsize, plan.limits.output),
+        (Resource::Data, plan.limits.memory),
+        (
+            Resource::Nproc,
+            plan.limits.processes.filter(|_| plan.isolation == Isolation::Namespaces).map(u64::from),
+        ),
+    ];
+    asked.into_iter().filter_map(|(resource, most)| Some((resource, most?))).collect()
+}
+
+fn candidates(plan: &Plan) -> Box<dyn Iterator<Item = String> + '_> {
+    let programme = programme(plan);
+    if programme.contains('/') {
+        return Box::new([programme.to_owned()].into_iter());
+    }
+    Box::new(path(plan).split(':').map(move |directory| match directory {
+        "" => programme.to_owned(),
+        directory => format!("{directory}/{programme}"),
+    }))
+}
+
+fn programme(plan: &Plan) -> &str {
+    plan.spec.arguments.first().map_or("", String::as_str)
+}
+
+fn path(plan: &Plan) -> &str {
+    let own = plan.spec.environment.iter().find(|(name, _)| name == "PATH");
+    own.map_or(DEFAULT_PATH, |(_, path)| path)
+}
+
+fn last_capability() -> u32 {
+    // Every kernel knows up to 40 that has what else the sandbox needs.
+    let told = fs::read_to_string("/proc/sys/kernel/cap_last_cap").ok();
+    told.and_then(|text| text.trim().parse().ok()).unwrap_or(40)
+}
+
+/// What the log says of a command that could not be started.
+pub fn refusal(plan: &Plan, error: &io::Error) -> String {
+    let programme = programme(plan);
+    if error.kind() == io::ErrorKind::NotFound && !programme.contains('/') {
+        return format!("mortar: cannot run `{programme}`: not found in `{}`\n", path(plan));
+    }
+    format!("mortar: cannot run `{programme}`: {error}\n")
+}
+
+/// Ours are what a command begins with, since they pass on: no signal is ignored or blocked.
+pub fn default_signals() -> io::Result<()> {
     let default = SigAction::new(SigHandler::SigDfl, SaFlags::empty(), SigSet::empty());
     for signal in Signal::iterator().filter(|signal| !matches!(signal, Signal::SIGKILL | Signal::SIGSTOP)) {
         // SAFETY: the default disposition runs no code of ours.
@@ -66,73 +167,109 @@ fn default_signals() -> io::Result<()> {
     Ok(sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None)?)
 }
 
-fn limit(resource: Resource, most: u64) -> io::Result<()> {
-    let (_, hard) = getrlimit(resource)?;
-    Ok(setrlimit(resource, most.min(hard), most.min(hard))?)
+/// The child that becomes the command.
+struct Child<'a> {
+    command: &'a Command,
+    logs: [BorrowedFd<'a>; 2],
+    told: &'a Told,
 }
 
-/// No capability, now or after an `exec`, and the command's own identity.
-fn give_up_rights(plan: &Plan) -> io::Result<()> {
-    for capability in 0..64 {
-        // SAFETY: takes numbers. The kernel knows fewer capabilities than we ask for, and refuses the others.
-        if unsafe { libc::prctl(libc::PR_CAPBSET_DROP, capability, 0, 0, 0) } == -1 {
-            break;
+/// Starts the command, and returns when it has become that, or ended. May be called where `sharing.rs` applies.
+pub fn start(
+    command: &Command,
+    logs: [BorrowedFd<'_>; 2],
+    told: &Told,
+    stack: &mut Stack,
+) -> io::Result<Pid> {
+    let child = Child { command, logs, told };
+    // SAFETY: we stand still while the child uses what it was given.
+    unsafe { sharing::start(&child, stack, libc::CLONE_VFORK) }
+}
+
+impl FirstSteps for Child<'_> {
+    /// Where it fails, ends as a shell would: with 127 where there is no such programme, else with 126.
+    fn run(&self) -> ! {
+        let errno = match self.prepare() {
+            Ok(()) => self.replace(),
+            Err(errno) => errno,
+        };
+        self.told.refuse(errno);
+        sharing::exit(if errno == Errno::NOENT { 127 } else { 126 })
+    }
+}
+
+impl Child<'_> {
+    fn prepare(&self) -> Result<(), Errno> {
+        setsid()?;
+        offer_to_die();
+        let null = open(c"/dev/null", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
+        dup2_stdin(&null)?;
+        dup2_stdout(self.logs[0])?;
+        dup2_stderr(self.logs[1])?;
+        for (resource, most) in &self.command.limits {
+            limit(*resource, *most)?;
         }
+        self.give_up_rights()?;
+        set_no_new_privs(true)?;
+        chdir(self.command.directory.as_c_str())?;
+        self.command.restrict()
     }
-    if plan.owner.is_some() {
-        // SAFETY: no groups, so no list is read.
-        check(unsafe { libc::setgroups(0, std::ptr::null()) }.into())?;
-        set_identity(namespaces::INSIDE)?;
+
+    /// No capability, now or after an `exec`, and the command's own identity.
+    fn give_up_rights(&self) -> Result<(), Errno> {
+        let Some(restrictions) = &self.command.restrictions else { return Ok(()) };
+        for capability in 0..=restrictions.last_capability {
+            // SAFETY: takes numbers, of capabilities that the kernel knows: so it does not fail, and sets no `errno`.
+            unsafe { libc::prctl(libc::PR_CAPBSET_DROP, capability, 0, 0, 0) };
+        }
+        if let Some(id) = self.command.identity {
+            let (uid, gid) = (Uid::from_raw(id), Gid::from_raw(id));
+            set_thread_groups(&[])?;
+            set_thread_res_gid(gid, gid, gid)?;
+            set_thread_res_uid(uid, uid, uid)?;
+        }
+        let none = CapabilitySet::empty();
+        set_capabilities(None, CapabilitySets { effective: none, permitted: none, inheritable: none })
     }
-    drop_capabilities()
+
+    /// Only returns where the command could not be started.
+    fn replace(&self) -> Errno {
+        let mut candidates = self.command.programmes.iter().map(CString::as_c_str);
+        let found = match self.command.programmes.len() {
+            1 => candidates.next(),
+            _ => candidates.find(|path| is_programme(path)),
+        };
+        let Some(programme) = found else { return Errno::NOENT };
+        // What rustix has for this is not public. It is the one call here that sets `errno` when it fails, which the helper,
+        // asleep by now, does not miss.
+        // SAFETY: both are lists of NUL-terminated strings that end with a null pointer.
+        unsafe {
+            libc::execve(
+                programme.as_ptr(),
+                self.command.arguments.pointers.as_ptr(),
+                self.command.environment.pointers.as_ptr(),
+            );
+        }
+        Errno::from_io_error(&io::Error::last_os_error()).unwrap_or(Errno::ACCESS)
+    }
 }
 
-/// Uid and gid alike, for good.
-pub fn set_identity(id: u32) -> io::Result<()> {
-    // SAFETY: takes numbers, and this process has one thread, so it is changed as a whole.
-    unsafe {
-        check(libc::setresgid(id, id, id).into())?;
-        check(libc::setresuid(id, id, id).into())?;
-    }
-    Ok(())
-}
-
-fn drop_capabilities() -> io::Result<()> {
-    const VERSION_3: u32 = 0x2008_0522;
-    let header: [u32; 2] = [VERSION_3, 0];
-    let none = [0u32; 6];
-    // SAFETY: version 3 reads a header of two words and two sets of three, which these are.
-    check(unsafe { libc::syscall(libc::SYS_capset, header.as_ptr(), none.as_ptr()) })?;
-    Ok(())
-}
-
-/// Only returns where the command could not be started.
-fn replace(plan: &Plan) -> io::Error {
-    let attempt = || -> io::Result<std::convert::Infallible> {
-        let program = find(plan)?;
-        let program = CString::new(program.as_os_str().as_bytes())?;
-        let arguments = plan.spec.arguments.iter().map(|argument| CString::new(argument.as_str()));
-        let environment =
-            plan.spec.environment.iter().map(|(name, value)| CString::new(format!("{name}={value}")));
-        let arguments = arguments.collect::<Result<Vec<_>, _>>()?;
-        Ok(execve(&program, &arguments, &environment.collect::<Result<Vec<_>, _>>()?)?)
-    };
-    match attempt() {
-        Ok(never) => match never {},
-        Err(error) => error,
+/// Has the kernel take this process, and what comes from it, when it runs out of memory, rather than others. It can
+/// refuse, but then does not know such a preference.
+fn offer_to_die() {
+    let file = open(c"/proc/self/oom_score_adj", OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty());
+    if let Ok(file) = file {
+        rustix::io::write(file, b"500").ok();
     }
 }
 
-fn find(plan: &Plan) -> io::Result<PathBuf> {
-    let program = plan.spec.arguments.first().map_or("", String::as_str);
-    if program.contains('/') {
-        return Ok(program.into());
-    }
-    let own = plan.spec.environment.iter().find(|(name, _)| name == "PATH");
-    let path = own.map_or(DEFAULT_PATH, |(_, path)| path);
-    let candidates = path.split(':').map(|directory| Path::new(directory).join(program));
-    let found = candidates
-        .filter(|path| path.is_file())
-        .find(|path| rustix::fs::access(path, rustix::fs::Access::EXEC_OK).is_ok());
-    found.ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, format!("not found in `{path}`")))
+fn is_programme(path: &CStr) -> bool {
+    stat(path).is_ok_and(|found| FileType::from_raw_mode(found.st_mode).is_file())
+        && access(path, Access::EXEC_OK).is_ok()
+}
+
+fn limit(resource: Resource, most: u64) -> Result<(), Errno> {
+    let hard = getrlimit(resource).maximum;
+    let most = Some(hard.map_or(most, |hard| most.min(hard)));
+    setrlimit(resource, Rlimit { current: most, maximum: most })
 }

@@ -1,176 +1,75 @@
-//! The new root: the host's system directories, a little of `/etc`, a small `/dev`, and what belongs to the run.
+//! What the root holds for one run alone: its staged root, its logs, and an empty `/tmp` and its like. All of it is made
+//! ready in the helper, since the process that mounts it shares its memory (`sharing.rs`).
 
-use super::{Failure, Plan, Step, inputs, mounts};
-use crate::{EXEC_ROOT, spec};
-use nix::mount::MsFlags;
-use std::{
-    fs, io,
-    os::unix::fs::symlink,
-    path::{Path, PathBuf},
+use super::views::Views;
+use rustix::{
+    fs::{CWD, statfs},
+    io::Errno,
+    mount::{MountFlags, MoveMountFlags, mount, move_mount},
 };
+use std::ffi::{CStr, CString};
 
-/// Shown where the host has them.
-const SYSTEM: [&str; 7] = ["/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32"];
+/// The steps of [`complete`], for its failures.
+pub const STEPS: [&str; 5] =
+    ["mount `/proc`", "mount `/tmp`", "mount `/dev/shm`", "mount `/dev/pts`", "mount the staged root"];
 
-/// What programs need of `/etc`, where the host has it. Names that end in `*` stand for all that begin so.
-const ETC: [&str; 15] = [
-    "alternatives",
-    "crypto-policies",
-    "fonts",
-    "java-*",
-    "ld.so.cache",
-    "ld.so.conf",
-    "ld.so.conf.d",
-    "mime.types",
-    "os-release",
-    "perl",
-    "pki/tls/certs",
-    "protocols",
-    "services",
-    "ssl/certs",
-    "ssl/openssl.cnf",
-];
-
-/// Files of `/etc` that are the same on every worker.
-const OWN_ETC: [(&str, &str); 4] = [
-    (
-        "passwd",
-        "root:x:0:0:root:/root:/usr/sbin/nologin\nmortar:x:1000:1000:mortar:/tmp:/bin/sh\n\
-         nobody:x:65534:65534:nobody:/nonexistent:/usr/sbin/nologin\n",
-    ),
-    ("group", "root:x:0:\nmortar:x:1000:\nnogroup:x:65534:\n"),
-    ("hosts", "127.0.0.1 localhost mortar\n::1 localhost\n"),
-    ("nsswitch.conf", "passwd: files\ngroup: files\nhosts: files\n"),
-];
-
-const DEVICES: [&str; 6] = ["null", "zero", "full", "random", "urandom", "tty"];
-const DEVICE_LINKS: [(&str, &str); 5] = [
-    ("fd", "/proc/self/fd"),
-    ("stdin", "/proc/self/fd/0"),
-    ("stdout", "/proc/self/fd/1"),
-    ("stderr", "/proc/self/fd/2"),
-    ("ptmx", "pts/ptmx"),
-];
-
-/// Builds the new root and enters it. The working directory is the run's own directory, reached before the
-/// namespaces were made: an absolute path to it may lead through directories that are closed to us by now.
-pub fn build(plan: &Plan) -> Result<(), Failure> {
-    mounts::isolate()?;
-    let base = base()?;
-    mounts::fresh("tmpfs", base, MsFlags::MS_NOSUID | MsFlags::MS_NODEV, "mode=0755")?;
-    for directory in SYSTEM.iter().map(Path::new).chain(plan.host_directories.iter().map(PathBuf::as_path)) {
-        show(directory, base)?;
-    }
-    etc(base)?;
-    for name in ["dev", "proc", "tmp"] {
-        create_dir(&base.join(name))?;
-    }
-    let exec = below(base, Path::new(EXEC_ROOT));
-    create_dir(&exec)?;
-    let logs = [spec::STDOUT, spec::STDERR].map(|name| (Path::new(name), base.join("mortar").join(name)));
-    for (_, target) in &logs {
-        create_file(target)?;
-    }
-    inputs::lay(&plan.spec.lower)?;
-    mounts::bind(Path::new(spec::EXEC), &exec)?;
-    mounts::seal(base)?;
-    for (source, target) in &logs {
-        mounts::bind(source, target)?;
-    }
-    devices(&base.join("dev"))?;
-    own(base)?;
-    inputs::open(&plan.spec.writable, &exec, &base.join("tmp"))?;
-    let private = MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
-    mounts::fresh("tmpfs", &base.join("tmp"), private, "mode=1777")?;
-    mounts::pivot(base)
+struct Fresh {
+    kind: &'static CStr,
+    target: &'static CStr,
+    flags: MountFlags,
+    options: Options,
 }
 
-/// A directory that every host has, and that holds nothing we would show, to mount the new root on.
-fn base() -> Result<&'static Path, Failure> {
-    let candidates = ["/tmp", "/var/tmp", "/run", "/mnt"].map(Path::new);
-    let found =
-        candidates.into_iter().find(|path| fs::symlink_metadata(path).is_ok_and(|found| found.is_dir()));
-    found
-        .ok_or(io::Error::from_raw_os_error(libc::ENOENT))
-        .step(|| "find a directory to mount the root on".into())
+enum Options {
+    Fixed(&'static CStr),
+    Scratch,
 }
 
-/// Shows a path of the host at the same place: a directory or file bound, a link as that link, an absent one not.
-fn show(path: &Path, base: &Path) -> Result<(), Failure> {
-    let Ok(found) = fs::symlink_metadata(path) else { return Ok(()) };
-    let target = below(base, path);
-    if found.is_symlink() {
-        let to = fs::read_link(path).step(|| format!("read the link `{}`", path.display()))?;
-        create_parent(&target)?;
-        return symlink(to, &target).step(|| format!("create the link `{}`", target.display()));
-    }
-    if found.is_dir() {
-        create_dir(&target)?;
-        return mounts::bind(path, &target);
-    }
-    bind_file(path, &target)
+/// Options of the file systems in memory, for so many bytes in each.
+pub fn scratch_options(most: Option<u64>) -> CString {
+    let size = most.map_or(String::new(), |most| format!(",size={}", most.max(1)));
+    CString::new(format!("mode=1777{size}")).expect("numbers hold no NUL")
 }
 
-fn etc(base: &Path) -> Result<(), Failure> {
-    let host = Path::new("/etc");
-    for name in ETC {
-        let Some(prefix) = name.strip_suffix('*') else {
-            show(&host.join(name), base)?;
-            continue;
+const PRIVATE: MountFlags = MountFlags::NOSUID.union(MountFlags::NODEV);
+const TERMINALS: MountFlags = MountFlags::NOSUID.union(MountFlags::NOEXEC);
+
+const FRESH: [Fresh; 4] = [
+    Fresh {
+        kind: c"proc",
+        target: c"/proc",
+        flags: PRIVATE.union(MountFlags::NOEXEC),
+        options: Options::Fixed(c""),
+    },
+    Fresh { kind: c"tmpfs", target: c"/tmp", flags: PRIVATE, options: Options::Scratch },
+    Fresh { kind: c"tmpfs", target: c"/dev/shm", flags: PRIVATE, options: Options::Scratch },
+    Fresh {
+        kind: c"devpts",
+        target: c"/dev/pts",
+        flags: TERMINALS,
+        options: Options::Fixed(c"newinstance,ptmxmode=0666,mode=620"),
+    },
+];
+
+/// Completes the copy of the common root that this process has for itself. Tells the step that failed, counted from 0.
+pub fn complete(views: &Views, scratch: &CStr) -> Result<(), (usize, Errno)> {
+    for (step, Fresh { kind, target, flags, options }) in FRESH.iter().enumerate() {
+        let options = match options {
+            Options::Fixed(options) => options,
+            Options::Scratch => scratch,
         };
-        let entries = fs::read_dir(host).step(|| "list `/etc`".into())?;
-        for entry in entries.flatten().filter(|entry| entry.file_name().to_string_lossy().starts_with(prefix))
-        {
-            show(&entry.path(), base)?;
-        }
+        mount(*kind, *target, *kind, *flags, options).map_err(|errno| (step, errno))?;
     }
-    create_dir(&base.join("etc"))?;
-    for (name, text) in OWN_ETC {
-        fs::write(base.join("etc").join(name), text).step(|| format!("write `/etc/{name}`"))?;
+    for (view, target) in views.all() {
+        move_mount(view, c"", CWD, target, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)
+            .map_err(|errno| (FRESH.len(), errno))?;
     }
     Ok(())
 }
 
-fn devices(dev: &Path) -> Result<(), Failure> {
-    mounts::fresh("tmpfs", dev, MsFlags::MS_NOSUID | MsFlags::MS_NOEXEC, "mode=0755")?;
-    for name in DEVICES {
-        bind_file(&Path::new("/dev").join(name), &dev.join(name))?;
-    }
-    for (name, to) in DEVICE_LINKS {
-        symlink(to, dev.join(name)).step(|| format!("create the link `/dev/{name}`"))?;
-    }
-    for name in ["shm", "pts"] {
-        create_dir(&dev.join(name))?;
-    }
-    let quiet = MsFlags::MS_NOSUID | MsFlags::MS_NOEXEC;
-    mounts::fresh("devpts", &dev.join("pts"), quiet, "newinstance,ptmxmode=0666,mode=620")?;
-    mounts::fresh("tmpfs", &dev.join("shm"), MsFlags::MS_NOSUID | MsFlags::MS_NODEV, "mode=1777")
-}
-
-fn own(base: &Path) -> Result<(), Failure> {
-    let quiet = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
-    mounts::fresh("proc", &base.join("proc"), quiet, "")
-}
-
-fn bind_file(source: &Path, target: &Path) -> Result<(), Failure> {
-    create_file(target)?;
-    mounts::bind(source, target)
-}
-
-fn create_file(path: &Path) -> Result<(), Failure> {
-    create_parent(path)?;
-    fs::write(path, "").step(|| format!("create `{}`", path.display()))
-}
-
-fn create_parent(path: &Path) -> Result<(), Failure> {
-    path.parent().map_or(Ok(()), create_dir)
-}
-
-fn create_dir(path: &Path) -> Result<(), Failure> {
-    fs::create_dir_all(path).step(|| format!("create `{}`", path.display()))
-}
-
-/// An absolute path of the sandbox as it is reached before the root is entered.
-pub fn below(base: &Path, path: &Path) -> PathBuf {
-    base.join(path.strip_prefix("/").unwrap_or(path))
+/// Whether one of the file systems in memory is full.
+pub fn scratch_is_full() -> bool {
+    [c"/tmp", c"/dev/shm"]
+        .iter()
+        .any(|path| statfs(*path).is_ok_and(|found| found.f_blocks > 0 && found.f_bavail == 0))
 }

@@ -1,132 +1,195 @@
-//! The helper's outer process, on the host: takes the request, starts pid 1 of the sandbox, and ends it when the time
-//! is up or the other side of the socket goes away. It is done when nothing of the run is left.
+//! The helper's part in a run: starts pid 1 of the sandbox, and ends it when the time is up or the asker says so or is
+//! gone. The run is over when nothing of it is left.
 
-use super::{Failure, Plan, Reply, Request, Step, bare, check, message, namespaces, pid1};
-use crate::{Ending, Exit, Isolation, Layer, Layers, Usage, spec};
+use super::{
+    Failure, Message, Plan, Request, Step, check, message, namespaces,
+    output::Watch,
+    outside::Outside,
+    pid1::{self, Pid1},
+    process, root,
+    sharing::{Stack, Told},
+    views::Views,
+};
+use crate::{Ending, Exit, Limit, Usage, spec};
 use nix::{
     poll::{PollFd, PollFlags, PollTimeout, poll},
     sys::{
+        prctl,
         signal::{Signal, kill},
-        wait::waitpid,
     },
-    unistd::{Pid, pipe2},
+    unistd::Pid,
 };
 use std::{
-    fs::{self, File},
-    io::{self, Read, Write},
+    cell::RefCell,
+    fs::OpenOptions,
+    io::{self, Write},
     os::{
         fd::{AsFd, FromRawFd, OwnedFd},
         unix::net::UnixStream,
     },
-    process::exit,
+    path::Path,
     time::{Duration, Instant},
 };
 
-/// Does what the other end of standard input asks, answers there, and ends the process.
-pub fn main() -> ! {
-    let code = match serve() {
-        Ok(()) => 0,
-        Err(error) => {
-            eprintln!("mortar-sandbox-init: {error}");
-            1
-        }
-    };
-    exit(code)
+/// The socket over which a run is stopped.
+#[derive(Debug)]
+pub struct Control<'a> {
+    /// The socket.
+    pub socket: &'a UnixStream,
+    /// The number that the run has there.
+    pub run: u64,
 }
 
-fn serve() -> io::Result<()> {
-    // SAFETY: nothing of this process has opened a descriptor beyond the standard ones yet.
-    check(unsafe { libc::syscall(libc::SYS_close_range, 3u32, u32::MAX, 0u32) })?;
-    let control = UnixStream::from(io::stdin().as_fd().try_clone_to_owned()?);
-    let request: Request = message::receive(&control)?;
-    let reply = match &request {
-        Request::Run(plan) => match run(plan, &control, false) {
-            Ok(exit) => Reply::Exit(exit),
-            Err(failure) => Reply::Failed(failure),
-        },
-        Request::Probe(plan) => Reply::Permitted(probe(plan, &control)),
+/// Runs the command of the plan, or all but it if this is a rehearsal. The working directory is the run's own.
+pub fn isolated(
+    plan: &Plan,
+    outside: &mut Outside,
+    control: &Control,
+    rehearsal: bool,
+) -> Result<Exit, Failure> {
+    let command = process::Command::new(plan, Path::new(crate::EXEC_ROOT))?;
+    let (views, told) = (Views::make(plan, outside.nests())?, Told::default());
+    // The last run had this hidden, and whoever is not root must see its own child to map it.
+    prctl::set_dumpable(true).step(|| "be seen again".into())?;
+    let scratch = root::scratch_options(plan.limits.scratch);
+    let pid1 = Pid1 {
+        command: &command,
+        rehearsal,
+        views: &views,
+        scratch: &scratch,
+        told: &told,
+        stack: RefCell::default(),
     };
-    // It fails only where the asker is gone, and then nobody wants to know.
-    message::send(&control, &reply).ok();
-    Ok(())
-}
-
-/// Runs the command, or all but it if this is a rehearsal.
-fn run(plan: &Plan, control: &UnixStream, rehearsal: bool) -> Result<Exit, Failure> {
-    // The kernel runs out of memory for the command's sake, so the command is what it should take.
-    fs::write("/proc/self/oom_score_adj", "500").ok();
-    nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o022));
-    let directory = &plan.spec.directory;
-    std::env::set_current_dir(directory).step(|| format!("enter `{}`", directory.display()))?;
-    for name in [spec::STDOUT, spec::STDERR] {
-        let file = File::create(name).step(|| format!("create the file `{name}`"))?;
-        if let Some((uid, gid)) = plan.owner {
-            std::os::unix::fs::fchown(&file, Some(uid), Some(gid)).step(|| format!("chown `{name}`"))?;
-        }
-    }
-    match plan.isolation {
-        Isolation::Namespaces => isolated(plan, control, rehearsal),
-        Isolation::None => bare::run(plan, control),
-    }
-}
-
-fn isolated(plan: &Plan, control: &UnixStream, rehearsal: bool) -> Result<Exit, Failure> {
-    let (report, to_report) = pipe2(nix::fcntl::OFlag::O_CLOEXEC).step(|| "create a pipe".into())?;
-    let (go, to_go) = pipe2(nix::fcntl::OFlag::O_CLOEXEC).step(|| "create a pipe".into())?;
-    let started = Instant::now();
-    let child = match namespaces::clone_into(namespaces::ALL).step(|| "create the namespaces".into())? {
-        None => {
-            drop((report, to_go));
-            pid1::main(plan, rehearsal, File::from(go), File::from(to_report))
-        }
-        Some(child) => child,
-    };
-    drop((to_report, go));
+    let mut stack = Stack::default();
+    let (started, mut output) = (Instant::now(), Watch::new(plan));
+    // SAFETY: what it is given lives until it was waited for, or this process has ended.
+    let cloned = outside.within_root(plan, || unsafe { pid1.start(&mut stack, namespaces::ALL) })?;
+    let child = cloned.step(|| "create the namespaces".into())?;
     let mapped = namespaces::map_identities(child, plan.owner);
-    if mapped.is_ok() {
-        // It fails only where the child is gone, which the report will tell.
-        File::from(to_go).write_all(b"1").ok();
-    } else {
-        drop(to_go);
-    }
-    let stopped = watch(child, control, plan.spec.timeout.map(|limit| started + limit));
-    waitpid(child, None).step(|| "wait for the sandbox".into())?;
+    let stopped = match mapped {
+        Ok(()) => {
+            told.go();
+            watch(child, control, plan.spec.timeout.map(|limit| started + limit), &mut output)
+        }
+        Err(_) => {
+            kill(child, Signal::SIGKILL).ok();
+            None
+        }
+    };
+    let usage = wait_for_all(child).step(|| "wait for the sandbox".into());
+    // Without that it may still use what it was given, and so may whatever runs in it: there is no way on.
+    let usage = usage.unwrap_or_else(|_| std::process::abort());
     mapped?;
-    let report = read_report(report)?;
     let wall = started.elapsed();
-    match (stopped, report) {
-        (Some(ending), _) => Ok(Exit { ending, wall, usage: Usage::default() }),
-        (None, Some(Reply::Exit(exit))) => Ok(exit),
-        (None, Some(Reply::Failed(failure))) => Err(failure),
-        (None, _) => Err(Failure { step: "hear of the command's end".into(), errno: libc::ECHILD }),
+    log_refusal(plan, &told)?;
+    let ended = match (stopped, told.status(), told.failure()) {
+        (Some(stopped), _, _) => stopped,
+        (None, Some(status), _) => ending(status),
+        (None, None, Some((step, errno))) => return Err(Failure { step: pid1::step(step).into(), errno }),
+        (None, None, None) => {
+            return Err(Failure { step: "hear of the command's end".into(), errno: libc::ECHILD });
+        }
+    };
+    let ending = limited(ended, plan, &output, told.is_full());
+    Ok(Exit { ending, wall, usage })
+}
+
+/// The ending, where it was that of a limit.
+pub fn limited(ended: Ending, plan: &Plan, output: &Watch, scratch_is_full: bool) -> Ending {
+    if plan.limits.output.is_some()
+        && (ended == Ending::Signal(libc::SIGXFSZ) || output.exceeded_at_end(ended.code() != 0))
+    {
+        let ended = if ended.code() == 0 { Ending::Signal(libc::SIGXFSZ) } else { ended };
+        return ended.exceeding(Limit::Output);
+    }
+    if scratch_is_full { ended.exceeding(Limit::Scratch) } else { ended }
+}
+
+/// Says in the log why a command was not started.
+pub fn log_refusal(plan: &Plan, told: &Told) -> Result<(), Failure> {
+    let Some(error) = told.refusal() else { return Ok(()) };
+    let path = plan.spec.directory.join(spec::STDERR);
+    let mut log = OpenOptions::new().append(true).open(path).step(|| format!("open `{}`", spec::STDERR))?;
+    log.write_all(process::refusal(plan, &error).as_bytes()).step(|| format!("write `{}`", spec::STDERR))
+}
+
+/// What a status of `wait` means.
+pub fn ending(status: i32) -> Ending {
+    if libc::WIFSIGNALED(status) {
+        Ending::Signal(libc::WTERMSIG(status))
+    } else {
+        Ending::Code(libc::WEXITSTATUS(status))
     }
 }
 
-fn read_report(pipe: OwnedFd) -> Result<Option<Reply>, Failure> {
-    let mut bytes = Vec::new();
-    File::from(pipe).read_to_end(&mut bytes).step(|| "read the report".into())?;
-    Ok(message::decode(&bytes).ok())
+/// Waits for pid 1, with which everything in its namespace ends, and for which the kernel has waited by then.
+fn wait_for_all(child: Pid) -> io::Result<Usage> {
+    // SAFETY: all zero is a valid `rusage`, which the call fills; both outlive it.
+    unsafe {
+        let (mut status, mut usage) = (0, std::mem::zeroed());
+        while libc::wait4(child.as_raw(), &mut status, 0, &mut usage) == -1 {
+            let error = io::Error::last_os_error();
+            if error.kind() != io::ErrorKind::Interrupted {
+                return Err(error);
+            }
+        }
+        Ok(used(&usage))
+    }
+}
+
+/// What the children that were waited for have used.
+pub fn usage_of_children() -> Usage {
+    // SAFETY: all zero is a valid `rusage`, which the call fills.
+    let usage = unsafe {
+        let mut usage = std::mem::zeroed();
+        libc::getrusage(libc::RUSAGE_CHILDREN, &mut usage);
+        usage
+    };
+    used(&usage)
+}
+
+fn used(usage: &libc::rusage) -> Usage {
+    let duration = |time: libc::timeval| {
+        let micros = u64::try_from(time.tv_usec).unwrap_or(0);
+        Duration::from_secs(u64::try_from(time.tv_sec).unwrap_or(0)) + Duration::from_micros(micros)
+    };
+    Usage {
+        user: duration(usage.ru_utime),
+        system: duration(usage.ru_stime),
+        max_resident: u64::try_from(usage.ru_maxrss).unwrap_or(0) * 1024,
+        peak_memory: 0,
+        read_bytes: u64::try_from(usage.ru_inblock).unwrap_or(0) * 512,
+        written_bytes: u64::try_from(usage.ru_oublock).unwrap_or(0) * 512,
+    }
 }
 
 /// Waits until the child has ended, kills it where it must, and tells why it did.
-pub fn watch(child: Pid, control: &UnixStream, deadline: Option<Instant>) -> Option<Ending> {
-    let ending = wait_for(child, control, deadline).unwrap_or(Some(Ending::Cancelled));
+pub fn watch(child: Pid, control: &Control, deadline: Option<Instant>, output: &mut Watch) -> Option<Ending> {
+    let ending = wait_for(child, control, deadline, output).unwrap_or(Some(Ending::Cancelled));
     if ending.is_some() {
         kill(child, Signal::SIGKILL).ok();
     }
     ending
 }
 
-fn wait_for(child: Pid, control: &UnixStream, deadline: Option<Instant>) -> io::Result<Option<Ending>> {
+fn wait_for(
+    child: Pid,
+    control: &Control,
+    deadline: Option<Instant>,
+    output: &mut Watch,
+) -> io::Result<Option<Ending>> {
     // SAFETY: the call takes two numbers; the child is not reaped yet, so the number is still its own.
     let fd = check(unsafe { libc::syscall(libc::SYS_pidfd_open, child.as_raw(), 0) })?;
     // SAFETY: the kernel has just given us this descriptor, and nobody else knows of it.
     let ended = unsafe { OwnedFd::from_raw_fd(fd as i32) };
     loop {
         let wait = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
-        let mut fds =
-            [PollFd::new(ended.as_fd(), PollFlags::POLLIN), PollFd::new(control.as_fd(), PollFlags::POLLIN)];
-        match poll(&mut fds, poll_timeout(wait)) {
+        let mut fds = [
+            PollFd::new(ended.as_fd(), PollFlags::POLLIN),
+            PollFd::new(control.socket.as_fd(), PollFlags::POLLIN),
+        ];
+        let look = wait.into_iter().chain(output.wait()).min();
+        match poll(&mut fds, poll_timeout(look)) {
             Err(nix::errno::Errno::EINTR) => continue,
             result => result?,
         };
@@ -134,11 +197,24 @@ fn wait_for(child: Pid, control: &UnixStream, deadline: Option<Instant>) -> io::
         if ready(&fds[0]) {
             return Ok(None);
         }
-        if ready(&fds[1]) {
+        if ready(&fds[1]) && control.is_over() {
             return Ok(Some(Ending::Cancelled));
         }
         if wait == Some(Duration::ZERO) {
             return Ok(Some(Ending::TimedOut));
+        }
+        if output.exceeded_by_now() {
+            return Ok(Some(Ending::Signal(libc::SIGXFSZ)));
+        }
+    }
+}
+
+impl Control<'_> {
+    /// Whether what is to be read there ends the run: a word to that effect, or the end of the socket.
+    fn is_over(&self) -> bool {
+        match message::receive::<Message<Request>>(self.socket) {
+            Ok(Message { run, request }) => run == self.run || request.is_some(),
+            Err(_) => true,
         }
     }
 }
@@ -148,18 +224,4 @@ fn poll_timeout(wait: Option<Duration>) -> PollTimeout {
     let Some(wait) = wait else { return PollTimeout::NONE };
     let millis = i32::try_from(wait.as_micros().div_ceil(1000)).unwrap_or(i32::MAX);
     PollTimeout::try_from(millis).unwrap_or(PollTimeout::MAX)
-}
-
-/// Rehearses a run; where that fails, tries layer by layer to tell what is refused.
-fn probe(plan: &Plan, control: &UnixStream) -> Layers {
-    let Err(failure) = run(plan, control, true) else { return Layers::default() };
-    let mut refused: Vec<_> = namespaces::EACH
-        .iter()
-        .filter_map(|(layer, flags)| Some((*layer, namespaces::try_one(*flags).err()?.to_string())))
-        .collect();
-    if refused.is_empty() {
-        let error = io::Error::from_raw_os_error(failure.errno);
-        refused.push((Layer::Root, format!("{}: {error}", failure.step)));
-    }
-    Layers { refused }
 }

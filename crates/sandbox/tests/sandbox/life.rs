@@ -9,6 +9,11 @@ use std::{
 
 const BOTH: [Isolation; 2] = [Isolation::Namespaces, Isolation::None];
 
+/// A number that no other process of these tests uses.
+fn mark(test: u32, case: u8) -> String {
+    format!("{test}{case}7{}", std::process::id())
+}
+
 /// Waits for a condition, at most some seconds.
 fn eventually(what: &str, condition: impl Fn() -> bool) {
     let deadline = Instant::now() + Duration::from_secs(20);
@@ -44,7 +49,7 @@ fn a_broken_pipe_kills_as_everywhere() {
 #[test]
 fn the_time_limit_ends_all_and_keeps_logs() {
     for isolation in BOTH {
-        let mark = format!("31{:?}7", isolation as u8);
+        let mark = mark(31, isolation as u8);
         let mut case =
             Case::with(isolation, &format!("echo before; (setsid sleep {mark}99 &) ; sleep {mark}98"));
         case.spec.timeout = Some(Duration::from_millis(300));
@@ -60,7 +65,7 @@ fn the_time_limit_ends_all_and_keeps_logs() {
 #[test]
 fn what_is_left_in_the_background_dies() {
     for isolation in BOTH {
-        let mark = format!("32{:?}7", isolation as u8);
+        let mark = mark(32, isolation as u8);
         let script =
             format!("setsid sleep {mark}99 >/dev/null & (sleep {mark}98 &); trap '' TERM; echo done");
         let ran = Case::with(isolation, &script).run();
@@ -72,7 +77,7 @@ fn what_is_left_in_the_background_dies() {
 #[test]
 fn a_cancelled_run_is_gone_when_the_wait_is_over() {
     for isolation in BOTH {
-        let mark = format!("33{:?}7", isolation as u8);
+        let mark = mark(33, isolation as u8);
         let case = Case::with(isolation, &format!("echo started; setsid sleep {mark}99 & sleep {mark}98"));
         let running = case.start();
         let log = case.directory.path().join("stdout");
@@ -91,14 +96,16 @@ fn a_cancelled_run_is_gone_when_the_wait_is_over() {
 
 #[test]
 fn a_run_that_nobody_waits_for_is_gone_too() {
-    let case = Case::new("sleep 34799");
+    let sleep = format!("sleep {}", mark(34, 0));
+    let case = Case::new(&sleep);
     drop(case.start());
-    assert!(!lives("sleep 34799"));
+    assert!(!lives(&sleep));
 }
 
 #[test]
 fn a_killed_helper_takes_its_sandbox_with_it() {
-    let case = Case::new("echo started; sleep 35799");
+    let sleep = format!("sleep {}", mark(35, 0));
+    let case = Case::new(&format!("echo started; {sleep}"));
     let running = case.start();
     let log = case.directory.path().join("stdout");
     eventually("the command starts", || fs::read(&log).is_ok_and(|text| !text.is_empty()));
@@ -106,7 +113,7 @@ fn a_killed_helper_takes_its_sandbox_with_it() {
     rustix::process::kill_process(helper, rustix::process::Signal::KILL).unwrap();
     let error = running.wait().unwrap_err().to_string();
     assert!(error.contains("helper"), "{error}");
-    eventually("the sandbox ends", || !lives("sleep 35799"));
+    eventually("the sandbox ends", || !lives(&sleep));
 }
 
 #[test]

@@ -1,11 +1,14 @@
 //! Real commands in real sandboxes: what they see, what they cannot do, and how they end.
 #![allow(clippy::unwrap_used)]
 
+mod escape;
 mod inputs;
 mod life;
+mod limits;
+mod reuse;
 mod view;
 
-use mortar_sandbox::{Config, Ending, Exit, Isolation, Running, Sandbox, Spec};
+use mortar_sandbox::{Assembly, Config, Ending, Exit, Isolation, Running, Sandbox, Spec};
 use std::{fs, os::unix::fs::PermissionsExt, path::PathBuf, process::Command, time::Duration};
 use tempfile::TempDir;
 
@@ -24,6 +27,12 @@ pub struct Ran {
     pub case: Case,
 }
 
+/// The helper programme.
+pub fn helper() -> PathBuf {
+    let helper = std::env::var_os("MORTAR_TEST_HELPER");
+    helper.map_or(env!("CARGO_BIN_EXE_mortar-sandbox-init").into(), PathBuf::from)
+}
+
 impl Case {
     pub fn new(script: &str) -> Self {
         Self::with(Isolation::Namespaces, script)
@@ -32,9 +41,10 @@ impl Case {
     pub fn with(isolation: Isolation, script: &str) -> Self {
         let directory = tempfile::tempdir().unwrap();
         fs::create_dir(directory.path().join("exec")).unwrap();
-        let helper = std::env::var_os("MORTAR_TEST_HELPER");
-        let helper = helper.map_or(env!("CARGO_BIN_EXE_mortar-sandbox-init").into(), PathBuf::from);
-        let sandbox = Sandbox::new(Config { isolation, helper, ..Config::default() });
+        let helper = helper();
+        let attached = std::env::var_os("MORTAR_TEST_ATTACHED").is_some();
+        let assembly = if attached { Assembly::Attached } else { Assembly::Best };
+        let sandbox = Sandbox::new(Config { isolation, helper, assembly, ..Config::default() });
         let spec = Spec {
             directory: directory.path().into(),
             arguments: ["/bin/bash", "-c", script].map(String::from).to_vec(),
@@ -129,5 +139,15 @@ fn an_ordinary_user_gets_the_same() {
         .env("MORTAR_TEST_HELPER", &helper)
         .output()
         .unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
+}
+
+#[test]
+fn kernels_that_mount_only_on_what_is_mounted_do_the_same() {
+    if std::env::var_os("MORTAR_TEST_ATTACHED").is_some() {
+        return;
+    }
+    let itself = std::env::current_exe().unwrap();
+    let output = Command::new(itself).env("MORTAR_TEST_ATTACHED", "").output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
 }

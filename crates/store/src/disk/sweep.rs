@@ -20,11 +20,10 @@ use std::{
     sync::atomic::Ordering::Relaxed,
 };
 
-/// How often it is tried anew to make room, having seen what came of the last time.
-const ATTEMPTS: usize = 4;
 /// A segment of which less can be had, in hundredths, is not copied, by attempt: what is copied waits for the same disk as
-/// those for whom the room is made. The last only where something would be refused otherwise.
-const WORTH: [u64; ATTEMPTS] = [25, 10, 0, 0];
+/// those for whom the room is made. Without any such bound only where something would be refused otherwise. Each attempt
+/// has seen what came of the last one.
+const WORTH: [u64; 4] = [25, 10, 0, 0];
 
 /// What goes: everything of a kind that was used no later than this minute.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -126,7 +125,7 @@ impl Shared {
     /// Evicts things until the store is down to `target`, leased ones too if `urgent`; or until that gives no more. At
     /// the first attempt, while it is cheap, it goes some way `ahead`.
     fn sweep_to(&self, target: u64, ahead: u64, urgent: bool) {
-        for attempt in 0..ATTEMPTS {
+        for (attempt, least) in WORTH.into_iter().enumerate() {
             let target = if attempt == 0 { target.saturating_sub(ahead) } else { target };
             let before = self.total();
             if before <= target || self.keeper.is_stopped() {
@@ -144,7 +143,6 @@ impl Shared {
             let dead = if attempt == 0 { dead / 2 } else { 0 };
             let cut = census.cut((before - target).saturating_sub(dead), urgent);
             self.sweep_files(cut, before - target);
-            let least = WORTH[attempt];
             if self.total() > target && (least > 0 || urgent) {
                 self.sweep_segments(cut, target, least);
             }

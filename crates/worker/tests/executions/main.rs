@@ -11,7 +11,7 @@ mod together;
 
 use job::Job;
 use mortar_model::{BlobStoreExt, Context, Digest, DigestFunction, Error};
-use mortar_server::{Scheduler, SchedulerConfig, Server, Settings};
+use mortar_server::{LeaseTerms, Scheduler, SchedulerConfig, Server, Settings};
 use mortar_services::listener::{self, Listener};
 use mortar_store::DiskStore;
 use mortar_wire::{
@@ -64,7 +64,8 @@ impl House {
         let directory = tempfile::tempdir().unwrap();
         let scheduler = SchedulerConfig { max_timeout: LONGEST, ..SchedulerConfig::default() };
         let (data, queue) = (directory.path().join("data"), Some(directory.path().join("queue")));
-        let settings = Settings { directory: data, max_size: 1 << 30, scheduler, queue };
+        let settings =
+            Settings { directory: data, max_size: 1 << 30, leases: LeaseTerms::default(), scheduler, queue };
         let server = Server::assemble(settings).unwrap();
         let listener = Listener::bind(&"127.0.0.1:0".parse().unwrap()).await.unwrap();
         let url = listener.url();

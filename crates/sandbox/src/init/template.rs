@@ -1,0 +1,155 @@
+//! The root that runs have in common: the host's system directories, a little of `/etc`, a small `/dev`, and the
+//! places for what each run has for itself. Read-only as a whole.
+
+use super::{Failure, Step, mounts, outside::Shown};
+use crate::{EXEC_ROOT, spec};
+use nix::mount::MsFlags;
+use std::{
+    fs, io,
+    os::unix::fs::symlink,
+    path::{Path, PathBuf},
+};
+
+/// Shown where the host has them.
+const SYSTEM: [&str; 7] = ["/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32"];
+
+/// What programs need of `/etc`, where the host has it. Names that end in `*` stand for all that begin so.
+const ETC: [&str; 15] = [
+    "alternatives",
+    "crypto-policies",
+    "fonts",
+    "java-*",
+    "ld.so.cache",
+    "ld.so.conf",
+    "ld.so.conf.d",
+    "mime.types",
+    "os-release",
+    "perl",
+    "pki/tls/certs",
+    "protocols",
+    "services",
+    "ssl/certs",
+    "ssl/openssl.cnf",
+];
+
+/// Files of `/etc` that are the same on every worker.
+const OWN_ETC: [(&str, &str); 4] = [
+    (
+        "passwd",
+        "root:x:0:0:root:/root:/usr/sbin/nologin\nmortar:x:1000:1000:mortar:/tmp:/bin/sh\n\
+         nobody:x:65534:65534:nobody:/nonexistent:/usr/sbin/nologin\n",
+    ),
+    ("group", "root:x:0:\nmortar:x:1000:\nnogroup:x:65534:\n"),
+    ("hosts", "127.0.0.1 localhost mortar\n::1 localhost\n"),
+    ("nsswitch.conf", "passwd: files\ngroup: files\nhosts: files\n"),
+];
+
+const DEVICES: [&str; 6] = ["null", "zero", "full", "random", "urandom", "tty"];
+const DEVICE_LINKS: [(&str, &str); 5] = [
+    ("fd", "/proc/self/fd"),
+    ("stdin", "/proc/self/fd/0"),
+    ("stdout", "/proc/self/fd/1"),
+    ("stderr", "/proc/self/fd/2"),
+    ("ptmx", "pts/ptmx"),
+];
+
+/// Builds the root in a mount namespace made for it, and leaves nothing else there.
+pub fn build(shown: &Shown) -> Result<(), Failure> {
+    mounts::isolate()?;
+    let base = base()?;
+    mounts::fresh("tmpfs", base, MsFlags::MS_NOSUID | MsFlags::MS_NODEV, "mode=0755")?;
+    for directory in SYSTEM.iter().map(Path::new).chain(shown.directories.iter().map(PathBuf::as_path)) {
+        show(directory, base)?;
+    }
+    etc(base)?;
+    for place in ["dev/shm", "dev/pts", "proc", "tmp"] {
+        create_dir(&base.join(place))?;
+    }
+    create_dir(&below(base, Path::new(EXEC_ROOT)))?;
+    for name in [spec::STDOUT, spec::STDERR] {
+        create_file(&base.join("mortar").join(name))?;
+    }
+    for name in DEVICES {
+        create_file(&base.join("dev").join(name))?;
+    }
+    for (name, to) in DEVICE_LINKS {
+        symlink(to, base.join("dev").join(name)).step(|| format!("create the link `/dev/{name}`"))?;
+    }
+    mounts::seal(base)?;
+    for name in DEVICES {
+        mounts::bind(&Path::new("/dev").join(name), &base.join("dev").join(name))?;
+    }
+    // A process in a user namespace may mount a `/proc` of its own only where it sees one already. The run's own
+    // covers this one, for good: what was mounted by somebody mightier cannot be uncovered.
+    mounts::bind(Path::new("/proc"), &base.join("proc"))?;
+    mounts::pivot(base)
+}
+
+/// A directory that every host has, and that holds nothing we would show, to mount the new root on.
+pub fn base() -> Result<&'static Path, Failure> {
+    let candidates = ["/tmp", "/var/tmp", "/run", "/mnt"].map(Path::new);
+    let found =
+        candidates.into_iter().find(|path| fs::symlink_metadata(path).is_ok_and(|found| found.is_dir()));
+    found
+        .ok_or(io::Error::from_raw_os_error(libc::ENOENT))
+        .step(|| "find a directory to mount the root on".into())
+}
+
+/// Shows a path of the host at the same place: a directory or file bound, a link as that link, an absent one not.
+fn show(path: &Path, base: &Path) -> Result<(), Failure> {
+    let Ok(found) = fs::symlink_metadata(path) else { return Ok(()) };
+    let target = below(base, path);
+    if found.is_symlink() {
+        let to = fs::read_link(path).step(|| format!("read the link `{}`", path.display()))?;
+        create_parent(&target)?;
+        return symlink(to, &target).step(|| format!("create the link `{}`", target.display()));
+    }
+    if found.is_dir() {
+        create_dir(&target)?;
+        return mounts::bind(path, &target);
+    }
+    bind_file(path, &target)
+}
+
+fn etc(base: &Path) -> Result<(), Failure> {
+    let host = Path::new("/etc");
+    for name in ETC {
+        let Some(prefix) = name.strip_suffix('*') else {
+            show(&host.join(name), base)?;
+            continue;
+        };
+        let entries = fs::read_dir(host).step(|| "list `/etc`".into())?;
+        for entry in entries.flatten().filter(|entry| entry.file_name().to_string_lossy().starts_with(prefix))
+        {
+            show(&entry.path(), base)?;
+        }
+    }
+    create_dir(&base.join("etc"))?;
+    for (name, text) in OWN_ETC {
+        fs::write(base.join("etc").join(name), text).step(|| format!("write `/etc/{name}`"))?;
+    }
+    Ok(())
+}
+
+fn bind_file(source: &Path, target: &Path) -> Result<(), Failure> {
+    create_file(target)?;
+    mounts::bind(source, target)
+}
+
+fn create_file(path: &Path) -> Result<(), Failure> {
+    create_parent(path)?;
+    fs::write(path, "").step(|| format!("create `{}`", path.display()))
+}
+
+fn create_parent(path: &Path) -> Result<(), Failure> {
+    path.parent().map_or(Ok(()), create_dir)
+}
+
+fn create_dir(path: &Path) -> Result<(), Failure> {
+    fs::create_dir_all(path).step(|| format!("create `{}`", path.display()))
+}
+
+/// An absolute path of the sandbox as it is reached before the root is entered.
+pub fn below(base: &Path, path: &Path) -> PathBuf {
+    base.join(path.strip_prefix("/").unwrap_or(path))
+}
