@@ -8,7 +8,7 @@ use crate::{
 use anyhow::bail;
 use mortar_model::Platform;
 use mortar_remote::{Endpoint, Options};
-use mortar_store::{DiskConfig, DiskStore, Policy, ReadThrough};
+use mortar_store::{DiskConfig, DiskStore, LeaseTerms, Policy, ReadThrough};
 use mortar_worker::{CacheLimits, Near, Stores, Worker, WorkerConfig};
 use rustix::fs::{FlockOperation, flock};
 use std::{
@@ -180,7 +180,8 @@ impl OwnStore {
                 continue;
             }
             let config = DiskConfig { directory: directory.join(format!("store-{number}")), max_size };
-            let policy = Policy { lease: LEASE, grace: GRACE, ..Policy::default() };
+            let leases = LeaseTerms { lease: LEASE, grace: GRACE };
+            let policy = Policy { leases, ..Policy::default() };
             return Ok(Self { disk: DiskStore::open_with(config, policy)?, _lock: lock });
         }
         bail!("every store in `{}` is in use", directory.display())
