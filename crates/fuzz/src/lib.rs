@@ -2,7 +2,7 @@
 //!
 //! - over their corpus and seeded mutations of it, by the tests of this crate, on any compiler;
 //! - for as long as one likes, without knowledge of what is covered: `cargo xtask fuzz NAME --minutes N`;
-//! - by libFuzzer, which needs a nightly compiler: `cargo fuzz run NAME`, in `fuzz/` beside `crates/`.
+//! - by libFuzzer, guided by coverage: `cargo run --release --bin NAME`, in `fuzz/` beside `crates/`.
 //!
 //! A crate of its own and no part of `testkit`: it sees the crates whose parsers it feeds, and all their tests see
 //! `testkit`.

@@ -35,6 +35,11 @@ impl Context {
         Self::default()
     }
 
+    /// As `internal`, for a look that promises nothing.
+    pub fn glance() -> Self {
+        Self { promise: Promise::Glance, ..Self::default() }
+    }
+
     /// This context for another instance.
     pub fn with_instance(mut self, instance: InstanceName) -> Self {
         self.instance = instance;

@@ -149,11 +149,13 @@ impl Values for MemoryStore {
 
 #[async_trait]
 impl Records for MemoryStore {
-    async fn record(&self, kind: RecordKind, name: [u8; 32], _: bool) -> Result<Option<Bytes>> {
+    async fn record(&self, _: &Context, kind: RecordKind, name: [u8; 32]) -> Result<Option<Bytes>> {
         Ok(self.kept.lock().get(&Name::Record(kind, name)))
     }
 
-    async fn put_records(&self, records: Vec<Record>) -> Result<()> {
+    fn promise_records(&self, _: &Context, _: RecordKind, _: &mut dyn Iterator<Item = [u8; 32]>) {}
+
+    async fn put_records(&self, _: &Context, records: Vec<Record>) -> Result<()> {
         for Record { kind, name, content } in records {
             let size = content.len() as u64;
             self.check_fits(size)?;

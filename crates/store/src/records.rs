@@ -3,7 +3,7 @@
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures::{TryStreamExt, stream::BoxStream};
-use mortar_model::Result;
+use mortar_model::{Context, Result};
 
 /// What a record is, and how its name comes about. Names are 32 bytes, spread evenly.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -32,11 +32,14 @@ pub struct Record {
 /// Keeps records. A newer one replaces an older one of its name; a damaged one counts as unknown.
 #[async_trait]
 pub trait Records: Send + Sync {
-    /// The content of a record. With `keep`, that counts as a use.
-    async fn record(&self, kind: RecordKind, name: [u8; 32], keep: bool) -> Result<Option<Bytes>>;
+    /// The content of a record, and what the caller wants to be promised of it.
+    async fn record(&self, context: &Context, kind: RecordKind, name: [u8; 32]) -> Result<Option<Bytes>>;
+
+    /// Promises those of these records that are there, without reading them.
+    fn promise_records(&self, context: &Context, kind: RecordKind, names: &mut dyn Iterator<Item = [u8; 32]>);
 
     /// Keeps records; all of them are durable when this returns.
-    async fn put_records(&self, records: Vec<Record>) -> Result<()>;
+    async fn put_records(&self, context: &Context, records: Vec<Record>) -> Result<()>;
 
     /// Drops a record, durably. Whether there was one.
     async fn remove_record(&self, kind: RecordKind, name: [u8; 32]) -> Result<bool>;

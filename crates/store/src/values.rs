@@ -8,7 +8,6 @@ use async_trait::async_trait;
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use mortar_model::{
     Clock, Context, Digest, DigestFunction, InstanceName, Result, Values, clock::since_epoch,
-    context::Promise,
 };
 use std::{
     sync::Arc,
@@ -44,8 +43,7 @@ impl NamedValues {
 #[async_trait]
 impl Values for NamedValues {
     async fn get(&self, context: &Context, key: &[u8; 32]) -> Result<Option<Bytes>> {
-        let keep = context.promise == Promise::Lease;
-        let content = self.records.record(RecordKind::Value, name(&context.instance, key), keep).await?;
+        let content = self.records.record(context, RecordKind::Value, name(&context.instance, key)).await?;
         Ok(content.and_then(Head::decode).map(|(_, value)| value))
     }
 
@@ -57,7 +55,7 @@ impl Values for NamedValues {
             invocation: context.request.tool_invocation_id.clone(),
         };
         let (name, content) = (name(&context.instance, key), head.encode(&value));
-        self.records.put_records(vec![Record { kind: RecordKind::Value, name, content }]).await
+        self.records.put_records(context, vec![Record { kind: RecordKind::Value, name, content }]).await
     }
 }
 

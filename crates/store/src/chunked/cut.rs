@@ -45,7 +45,7 @@ impl Chunks for ChunkedBlobs {
         if mapping == itself {
             return Ok(itself);
         }
-        self.recipes.put(digest, &mapping).await?;
+        self.recipes.put(context, digest, &mapping).await?;
         self.forget(context, digest).await?;
         Ok(mapping)
     }
@@ -61,7 +61,7 @@ impl Chunks for ChunkedBlobs {
             return self.inner.write(context, digest, whole).await;
         }
         whole.into_stream().try_for_each(async |_| Ok(())).await?;
-        self.recipes.put(digest, &ChunkMapping { function: mapping.function, chunks }).await
+        self.recipes.put(context, digest, &ChunkMapping { function: mapping.function, chunks }).await
     }
 }
 

@@ -69,7 +69,9 @@ impl HashIndex for ChunkedHashes {
         if let Some(whole) = self.hashes.lookup(context, function, hash).await? {
             return Ok(Some(whole));
         }
-        let Some((size, _)) = self.blobs.recipes.find(function, hash, false).await? else { return Ok(None) };
+        let Some((size, _)) = self.blobs.recipes.find(&Context::glance(), function, hash).await? else {
+            return Ok(None);
+        };
         let digest = Digest::new(function, *hash, size);
         let missing = self.blobs.find_missing(context, &DigestSet::from_iter([digest])).await?;
         Ok(missing.is_empty().then_some(digest))

@@ -52,7 +52,7 @@ const MAX_CHUNKS: usize = 500_000;
 pub async fn forget_chunks(records: Arc<dyn Records>, digest: Digest) -> Result<bool> {
     let recipes = Recipes::new(records);
     let alone = recipes.alone().await;
-    let known = recipes.get(digest, false).await?.is_some();
+    let known = recipes.get(&Context::glance(), digest).await?.is_some();
     recipes.remove(digest, &alone).await?;
     Ok(known)
 }

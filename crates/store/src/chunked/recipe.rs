@@ -5,7 +5,7 @@
 
 use crate::records::{Record, RecordKind, Records};
 use bytes::{Buf, BufMut, Bytes, BytesMut};
-use mortar_model::{ChunkMapping, ChunkingFunction, Digest, DigestFunction, Result};
+use mortar_model::{ChunkMapping, ChunkingFunction, Context, Digest, DigestFunction, Result};
 use std::sync::Arc;
 use tokio::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard};
 
@@ -25,29 +25,29 @@ impl Recipes {
         Self { records, changes: RwLock::new(()) }
     }
 
-    /// What this blob consists of, if it is known. With `keep`, that counts as a use.
-    pub(super) async fn get(&self, digest: Digest, keep: bool) -> Result<Option<ChunkMapping>> {
-        let found = self.find(digest.function(), digest.hash(), keep).await?;
+    /// What this blob consists of, if it is known.
+    pub(super) async fn get(&self, context: &Context, digest: Digest) -> Result<Option<ChunkMapping>> {
+        let found = self.find(context, digest.function(), digest.hash()).await?;
         Ok(found.filter(|(size, _)| *size == digest.size()).map(|(_, mapping)| mapping))
     }
 
     /// The size of the blob with this hash, and what it consists of.
     pub(super) async fn find(
         &self,
+        context: &Context,
         function: DigestFunction,
         hash: &[u8; 32],
-        keep: bool,
     ) -> Result<Option<(u64, ChunkMapping)>> {
-        let content = self.records.record(RecordKind::Recipe, name(function, hash), keep).await?;
+        let content = self.records.record(context, RecordKind::Recipe, name(function, hash)).await?;
         Ok(content.and_then(|content| decode(function, content)))
     }
 
     /// Keeps what a blob consists of, durably.
-    pub(super) async fn put(&self, digest: Digest, mapping: &ChunkMapping) -> Result<()> {
+    pub(super) async fn put(&self, context: &Context, digest: Digest, mapping: &ChunkMapping) -> Result<()> {
         let _with_others: RwLockReadGuard<'_, ()> = self.changes.read().await;
         let name = name(digest.function(), digest.hash());
         let content = encode(digest, mapping);
-        self.records.put_records(vec![Record { kind: RecordKind::Recipe, name, content }]).await
+        self.records.put_records(context, vec![Record { kind: RecordKind::Recipe, name, content }]).await
     }
 
     /// Waits until nobody keeps a recipe, and lets nobody do so for as long as the guard lives.

@@ -3,7 +3,7 @@
 
 use super::ChunkedBlobs;
 use futures::{StreamExt, TryStreamExt, stream};
-use mortar_model::{ChunkMapping, Context, Digest, DigestSet, Result, context::Promise};
+use mortar_model::{ChunkMapping, Context, Digest, DigestSet, Result};
 use std::collections::HashMap;
 
 /// How deep recipes are followed. One level is the rule: recipes are made of what is stored whole.
@@ -52,13 +52,12 @@ impl ChunkedBlobs {
     /// What is known of these blobs, which are not stored whole. Those that are complete are promised to the caller,
     /// with their chunks.
     pub(super) async fn resolve(&self, context: &Context, digests: DigestSet) -> Result<Resolved> {
-        let keep = context.promise == Promise::Lease;
         let (mut resolved, mut level) = (Resolved::default(), digests);
         for _ in 0..DEPTH {
             let unknown: Vec<_> =
                 level.iter().filter(|digest| !resolved.recipes.contains_key(digest)).collect();
             let lookups = unknown.into_iter().map(|digest| async move {
-                self.recipes.get(digest, keep).await.map(|found| found.map(|mapping| (digest, mapping)))
+                self.recipes.get(context, digest).await.map(|found| found.map(|mapping| (digest, mapping)))
             });
             let found: Vec<_> = stream::iter(lookups)
                 .buffer_unordered(LOOKUPS)
@@ -90,7 +89,7 @@ impl ChunkedBlobs {
         if broken.is_empty() {
             return Ok(());
         }
-        let glance = Context { promise: Promise::Glance, ..Context::internal() };
+        let glance = Context::glance();
         let alone = self.recipes.alone().await;
         let again = self.resolve(&glance, broken.into_iter().collect()).await?;
         for digest in again.broken() {

@@ -20,7 +20,7 @@ use futures::{
     StreamExt, TryStreamExt,
     stream::{self, BoxStream},
 };
-use mortar_model::{Context, Encoding, Error, Kind, Result, context::Promise};
+use mortar_model::{Context, Encoding, Error, Kind, Result};
 use std::sync::Arc;
 
 /// A record is no larger, in bytes; it is read and written as a whole.
@@ -28,14 +28,26 @@ const MAX_RECORD: usize = 64 << 20;
 
 #[async_trait]
 impl Records for DiskStore {
-    async fn record(&self, kind: RecordKind, name: [u8; 32], keep: bool) -> Result<Option<Bytes>> {
-        let promise = if keep { Promise::Lease } else { Promise::Glance };
-        let stamp = self.shared.leases.stamp(&Context { promise, ..Context::internal() });
+    async fn record(&self, context: &Context, kind: RecordKind, name: [u8; 32]) -> Result<Option<Bytes>> {
+        let stamp = self.shared.leases.stamp(context);
         self.shared.get_record(Key::new(kind, name), stamp).await
     }
 
-    async fn put_records(&self, records: Vec<Record>) -> Result<()> {
-        self.shared.put_records(records).await
+    fn promise_records(
+        &self,
+        context: &Context,
+        kind: RecordKind,
+        names: &mut dyn Iterator<Item = [u8; 32]>,
+    ) {
+        let stamp = self.shared.leases.stamp(context);
+        for name in names {
+            self.shared.look(&Key::new(kind, name), stamp);
+        }
+    }
+
+    async fn put_records(&self, context: &Context, records: Vec<Record>) -> Result<()> {
+        let stamp = self.shared.leases.stamp(context);
+        self.shared.put_records(stamp, records).await
     }
 
     async fn remove_record(&self, kind: RecordKind, name: [u8; 32]) -> Result<bool> {
@@ -71,7 +83,7 @@ impl Records for DiskStore {
 }
 
 impl Shared {
-    async fn put_records(self: &Arc<Self>, records: Vec<Record>) -> Result<()> {
+    async fn put_records(self: &Arc<Self>, stamp: Stamp, records: Vec<Record>) -> Result<()> {
         let length = records.iter().map(|record| record.content.len() as u64).sum();
         self.check_fits(length)?;
         if let Some(record) = records.iter().find(|record| record.content.len() > MAX_RECORD) {
@@ -80,7 +92,6 @@ impl Shared {
             return Err(Error::new(Kind::ResourceExhausted { message, retry_after: None }));
         }
         let room = self.reserve(length).await?;
-        let stamp = self.leases.own_stamp();
         let appends = records.into_iter().map(|Record { kind, name, content }| Append {
             role: Role::Content,
             key: Key::new(kind, name),

@@ -38,8 +38,8 @@ impl Results {
     }
 
     /// The head of a result, and the bytes of the result itself. One that cannot be understood is dropped.
-    async fn read(&self, name: [u8; 32], keep: bool) -> Result<Option<(Head, Bytes)>> {
-        let Some(content) = self.records.record(RecordKind::Result, name, keep).await? else {
+    async fn read(&self, context: &Context, name: [u8; 32]) -> Result<Option<(Head, Bytes)>> {
+        let Some(content) = self.records.record(context, RecordKind::Result, name).await? else {
             return Ok(None);
         };
         match Head::decode(content) {
@@ -55,7 +55,7 @@ impl Results {
     /// Who is noted as having made a blob; whether that still holds is not asked. A note that cannot be understood is
     /// dropped.
     async fn noted(&self, name: [u8; 32]) -> Result<Option<Makers>> {
-        let Some(content) = self.records.record(RecordKind::Producer, name, false).await? else {
+        let Some(content) = self.records.record(&Context::glance(), RecordKind::Producer, name).await? else {
             return Ok(None);
         };
         match Makers::decode(content) {
@@ -82,8 +82,10 @@ impl Results {
 impl ResultStore for Results {
     async fn get(&self, context: &Context, key: ActionKey) -> Result<Option<KeptResult>> {
         let name = record::result_name(&context.instance, key);
-        let keep = context.promise == mortar_model::context::Promise::Lease;
-        let Some((head, bytes)) = self.read(name, keep).await? else { return Ok(None) };
+        let Some((head, bytes)) = self.read(context, name).await? else { return Ok(None) };
+        // What could make a blob again stays for as long as the blob.
+        let name_of = |made: Digest| record::producer_name(made.function(), made.hash());
+        self.records.promise_records(context, RecordKind::Producer, &mut head.closure.iter().map(name_of));
         match self.codec.decode_result(key.function, bytes) {
             Ok(result) => Ok(Some(KeptResult {
                 result,
@@ -111,7 +113,7 @@ impl ResultStore for Results {
         let name = record::result_name(&context.instance, key);
         let content = head.encode(&self.codec.encode_result(&result));
         records.push(Record { kind: RecordKind::Result, name, content });
-        self.records.put_records(records).await
+        self.records.put_records(context, records).await
     }
 
     async fn remove(&self, context: &Context, key: ActionKey) -> Result<bool> {
@@ -126,7 +128,8 @@ impl ResultStore for Results {
         };
         let mut still = Vec::new();
         for maker in makers.newest_first {
-            let result = self.read(record::result_name(&maker.instance, maker.key), false).await?;
+            let result =
+                self.read(&Context::glance(), record::result_name(&maker.instance, maker.key)).await?;
             if result.is_some_and(|(head, _)| head.closure.contains(&digest)) {
                 still.push((maker.instance, maker.key));
             }

@@ -5,7 +5,7 @@ use crate::fixture::{
     MIB, blob_path, config, context, files, flip, open_with, quick_directory, record_place,
 };
 use bytes::Bytes;
-use mortar_model::{BlobStoreExt, Digest};
+use mortar_model::{BlobStoreExt, Context, Digest};
 use mortar_store::{DiskStore, Policy, Record, RecordKind, Records};
 use mortar_testkit::conformance::Random;
 use std::{
@@ -35,7 +35,7 @@ async fn filled(directory: &Path) -> Known {
     for name in 0..5 {
         let content = random.bytes(500);
         let record = Record { kind: RecordKind::Result, name: [name; 32], content: content.clone() };
-        store.put_records(vec![record]).await.unwrap();
+        store.put_records(&Context::internal(), vec![record]).await.unwrap();
         known.records.push((name, content));
     }
     known
@@ -57,7 +57,7 @@ async fn missing(store: &DiskStore, known: &Known, what: &str) -> usize {
         }
     }
     for (name, content) in &known.records {
-        match store.record(RecordKind::Result, [*name; 32], true).await.unwrap() {
+        match store.record(&Context::internal(), RecordKind::Result, [*name; 32]).await.unwrap() {
             Some(read) => assert_eq!(read, *content, "{what}"),
             None => missing += 1,
         }

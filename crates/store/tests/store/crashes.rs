@@ -4,7 +4,7 @@
 
 use crate::fixture::{MIB, balanced, context, invocation, open_with, quick_directory};
 use bytes::Bytes;
-use mortar_model::{BlobStoreExt, Digest, DigestFunction};
+use mortar_model::{BlobStoreExt, Context, Digest, DigestFunction};
 use mortar_store::{DiskStore, Gate, Policy, Record, RecordKind, Records, Step};
 use mortar_testkit::conformance::Random;
 use std::{
@@ -243,7 +243,7 @@ async fn work(store: Arc<DiskStore>, known: Shared, task: u8, seed: u64) {
                 Some(content) => {
                     let record =
                         Record { kind: RecordKind::Result, name: [name; 32], content: content.clone() };
-                    store.put_records(vec![record]).await
+                    store.put_records(&Context::internal(), vec![record]).await
                 }
                 None => store.remove_record(RecordKind::Result, [name; 32]).await.map(drop),
             };
@@ -264,7 +264,7 @@ async fn expect_known(store: &DiskStore, known: &Known, what: &str) {
         assert_eq!(read, *bytes, "{what}");
     }
     for (name, history) in &known.records {
-        let read = store.record(RecordKind::Result, [*name; 32], false).await.unwrap();
+        let read = store.record(&Context::glance(), RecordKind::Result, [*name; 32]).await.unwrap();
         let is_known = history.contents[history.acknowledged..].contains(&read);
         // Nobody counts on a record, so it may have been evicted.
         assert!(is_known || read.is_none(), "{what}: record {name} is an older one");

@@ -5,7 +5,7 @@ use crate::fixture::{
 };
 use bytes::Bytes;
 use futures::StreamExt;
-use mortar_model::{BlobStore, BlobStoreExt, Digest, Error, HashIndex, Kind, LocalFiles, Range};
+use mortar_model::{BlobStore, BlobStoreExt, Context, Digest, Error, HashIndex, Kind, LocalFiles, Range};
 use mortar_store::{DiskStore, Record, RecordKind, Records};
 use std::{fs, os::unix::fs::PermissionsExt, path::Path};
 
@@ -231,13 +231,13 @@ async fn damaged_results_and_values_are_unknown() {
     // In the header, which lies before the content, and in the content.
     for from_content in [-60_i64, -30, 0, 7] {
         crate::fixture::put_value(&store, [7; 32], value.clone()).await;
-        store.put_records(vec![record.clone()]).await.unwrap();
+        store.put_records(&Context::internal(), vec![record.clone()]).await.unwrap();
         for content in [&value, &result] {
             let (path, at) = record_place(directory.path(), content).unwrap();
             flip(&path, (at as i64 + from_content) as u64, 1);
         }
         assert_eq!(crate::fixture::value(&store, [7; 32]).await, None);
-        assert_eq!(store.record(RecordKind::Result, [3; 32], true).await.unwrap(), None);
+        assert_eq!(store.record(&Context::internal(), RecordKind::Result, [3; 32]).await.unwrap(), None);
     }
     assert_eq!(store.stats().quarantined, 8);
 }

@@ -229,10 +229,10 @@ pub fn memory_actions() -> Arc<dyn mortar_model::ActionCache> {
 /// Keeps an opaque value.
 pub async fn put_value(store: &DiskStore, name: [u8; 32], content: impl Into<Bytes>) {
     let record = Record { kind: RecordKind::Value, name, content: content.into() };
-    store.put_records(vec![record]).await.unwrap();
+    store.put_records(&Context::internal(), vec![record]).await.unwrap();
 }
 
 /// An opaque value.
 pub async fn value(store: &DiskStore, name: [u8; 32]) -> Option<Bytes> {
-    store.record(RecordKind::Value, name, true).await.unwrap()
+    store.record(&Context::internal(), RecordKind::Value, name).await.unwrap()
 }

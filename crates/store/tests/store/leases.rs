@@ -8,7 +8,7 @@ use bytes::Bytes;
 use mortar_model::{
     BlobStore, BlobStoreExt, Clock, Context, Digest, DigestSet, Kind, Range, Result, context::Promise,
 };
-use mortar_store::{DiskStore, LeaseTerms, Policy, StoreStats};
+use mortar_store::{DiskStore, LeaseTerms, Policy, Record, RecordKind, Records, StoreStats};
 use mortar_testkit::conformance::Random;
 use std::{
     sync::{
@@ -195,6 +195,30 @@ async fn invocations_that_never_cease_do_not_keep_everything() {
     assert!(store.stats().evictions > 100, "{:?}", store.stats());
     assert_eq!((store.stats().refused, store.stats().lease_violations), (0, 0));
     assert!(all_present(&store, &[long]).await);
+}
+
+/// What is known of a blob that a running invocation counts on stays with it: its result, who made it, its chunks.
+#[tokio::test]
+async fn records_are_as_hard_as_blobs() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = open_with(directory.path(), SIZE, held(&HeldClock::new())).await;
+    let kinds = [RecordKind::Result, RecordKind::Producer, RecordKind::Recipe, RecordKind::Value];
+    let records = |name: u8| kinds.map(|kind| Record { kind, name: [name; 32], content: "known".into() });
+    store.put_records(&invocation("first"), records(1).into()).await.unwrap();
+    store.put_records(&context(), records(2).into()).await.unwrap();
+    // Nobody counted on these until somebody was told of them.
+    for kind in kinds {
+        store.promise_records(&invocation("second"), kind, &mut [[2; 32]].into_iter());
+    }
+    for _ in 0..400 {
+        put(&*store, 100_000).await;
+    }
+    for kind in kinds {
+        let there =
+            async |name: u8| store.record(&Context::glance(), kind, [name; 32]).await.unwrap().is_some();
+        assert!(there(1).await && there(2).await, "{kind:?}");
+    }
+    assert!(store.stats().evictions > 200, "{:?}", store.stats());
 }
 
 #[tokio::test]

@@ -1,7 +1,7 @@
 //! Who may open a directory, and what a restart brings back.
 
 use crate::fixture::{PLENTY, config, fetch, on_disk, open, put, until, walked};
-use mortar_model::Range;
+use mortar_model::{Context, Range};
 use mortar_store::{DiskStore, Record, RecordKind, Records};
 use std::{fs, path::Path};
 
@@ -71,7 +71,7 @@ async fn everything_is_there_after_a_restart() {
     let (small, large) = (put(&*store, 100).await, put(&*store, 1_000_000).await);
     store_value(&store, "value").await;
     let record = Record { kind: RecordKind::Result, name: [3; 32], content: "result".into() };
-    store.put_records(vec![record]).await.unwrap();
+    store.put_records(&Context::internal(), vec![record]).await.unwrap();
     let before = store.stats();
     drop(store);
 
@@ -80,7 +80,7 @@ async fn everything_is_there_after_a_restart() {
         assert_eq!(fetch(&*store, digest, Range::ALL).await.unwrap(), bytes);
     }
     assert_eq!(crate::fixture::value(&store, [7; 32]).await.unwrap(), "value");
-    let result = store.record(RecordKind::Result, [3; 32], true).await.unwrap();
+    let result = store.record(&Context::internal(), RecordKind::Result, [3; 32]).await.unwrap();
     assert_eq!(result, Some("result".into()));
     walked(&store).await;
     let after = store.stats();

@@ -65,12 +65,12 @@ async fn what_does_not_decode_is_dropped() {
     results.put(&context(), key, kept(&[blob])).await.unwrap();
     for (kind, name) in places {
         let content = "no record".into();
-        store.put_records(vec![Record { kind, name, content }]).await.unwrap();
+        store.put_records(&Context::internal(), vec![Record { kind, name, content }]).await.unwrap();
     }
     assert_eq!(results.get(&context(), key).await.unwrap(), None);
     assert_eq!(results.producers(blob).await.unwrap(), []);
     for (kind, name) in places {
-        assert_eq!(store.record(kind, name, false).await.unwrap(), None, "{kind:?}");
+        assert_eq!(store.record(&Context::glance(), kind, name).await.unwrap(), None, "{kind:?}");
     }
 }
 

@@ -124,7 +124,7 @@ async fn script(store: &DiskStore, clock: &HeldClock) -> Known {
         }
         let content = random.bytes(20_000);
         let record = Record { kind: RecordKind::Result, name: [step % 5; 32], content: content.clone() };
-        let put = store.put_records(vec![record]).await;
+        let put = store.put_records(&Context::internal(), vec![record]).await;
         known.note(step % 5, Some(content), &put);
         if step % 7 == 6 {
             let removed = store.remove_record(RecordKind::Result, [step % 5; 32]).await.map(drop);
@@ -171,7 +171,7 @@ async fn expect_known(store: &DiskStore, known: &Known, what: &str) {
         }
     }
     for (name, contents) in &known.records {
-        let read = store.record(RecordKind::Result, [*name; 32], true).await.unwrap();
+        let read = store.record(&Context::internal(), RecordKind::Result, [*name; 32]).await.unwrap();
         // Nobody counts on a record, so it may have been evicted.
         assert!(read.is_none() || contents.contains(&read), "{what}: record {name} is an older one");
     }

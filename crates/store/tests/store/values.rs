@@ -59,6 +59,6 @@ async fn what_is_no_value_is_unknown() {
         name = Some(record.unwrap().name);
     }
     let record = Record { kind: RecordKind::Value, name: name.unwrap(), content: "spoilt".into() };
-    store.put_records(vec![record]).await.unwrap();
+    store.put_records(&Context::internal(), vec![record]).await.unwrap();
     assert_eq!(values.get(&context(), &[1; 32]).await.unwrap(), None);
 }

@@ -128,7 +128,7 @@ async fn what_is_as_it_should_be() {
     }
     subject.put(100, LARGE).await;
     let record = |n| Record { kind: RecordKind::Result, name: [n; 32], content: vec![n; 50].into() };
-    subject.store.put_records((1..4).map(record).collect()).await.unwrap();
+    subject.store.put_records(&Context::internal(), (1..4).map(record).collect()).await.unwrap();
     for deep in [false, true] {
         let (report, findings) = subject.verify(deep).await;
         assert_eq!((report.blobs, report.records), (21, 3));
@@ -224,12 +224,12 @@ async fn what_the_index_forgot_is_taken_up_again() {
 async fn a_record_that_does_not_hash_its_content_is_not_taken_up_again() {
     let subject = Subject::new();
     let record = Record { kind: RecordKind::Result, name: [1; 32], content: "older".into() };
-    subject.store.put_records(vec![record]).await.unwrap();
+    subject.store.put_records(&Context::internal(), vec![record]).await.unwrap();
     let key = Key::new(RecordKind::Result, [1; 32]);
     let removed = subject.shared().table.remove(&key, |_, _| true);
     subject.shared().usage.replaced(removed.as_ref(), None);
     subject.assert_found(true, &[]).await;
-    assert_eq!(subject.store.record(RecordKind::Result, [1; 32], false).await.unwrap(), None);
+    assert_eq!(subject.store.record(&Context::glance(), RecordKind::Result, [1; 32]).await.unwrap(), None);
 }
 
 #[tokio::test]
