@@ -8,7 +8,7 @@ use crate::{
 };
 use bytes::Bytes;
 use futures::{FutureExt, StreamExt, future::join_all, stream};
-use mortar_model::{Blob, BlobStoreExt, Context, Digest, DigestSet, Error, LocalFile, Range, Result};
+use mortar_model::{Blob, BlobStoreExt, Context, Digest, DigestSet, Error, Kind, LocalFile, Range, Result};
 
 /// A blob up to this size is read as one piece and written where it is wanted; a larger one is linked, if the store has it
 /// as a file, or flows. It is what the disk store keeps in its segments.
@@ -90,8 +90,7 @@ impl Source<'_> {
         let job = self.job;
         job.check()?;
         if digest.size() > ONE_PIECE
-            && let Some(local) = &self.stores.local
-            && let Some(file) = job.unless_cancelled(local.local_file(&job.context, digest)).await?
+            && let Some(file) = self.lent(digest).await?
         {
             return Ok(Content::Lent(file));
         }
@@ -102,6 +101,21 @@ impl Source<'_> {
         }
         let bytes = job.unless_cancelled(blob.into_bytes()).await;
         bytes.map(Content::Bytes).map_err(|error| gone(digest, error))
+    }
+}
+
+impl Source<'_> {
+    /// The store's own file. One that turns out to be damaged is not there any more: it is read like any other, from where
+    /// it still is.
+    async fn lent(&self, digest: Digest) -> Result<Option<LocalFile>> {
+        let Some(local) = &self.stores.local else { return Ok(None) };
+        match self.job.unless_cancelled(local.local_file(&self.job.context, digest)).await {
+            Err(error) if matches!(error.kind(), Kind::DataLoss { .. }) => {
+                tracing::debug!(%digest, %error, "a file of the store cannot be lent");
+                Ok(None)
+            }
+            lent => lent,
+        }
     }
 }
 

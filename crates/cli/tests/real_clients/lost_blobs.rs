@@ -63,7 +63,12 @@ pub fn goes_on(server: &Mortar, data: &Path) -> Result<usize> {
     let again = after.rewound - before.rewound;
     assert!(run_by_bazel > 0 && again > 0, "{run_by_bazel} actions of Bazel, {again} of lost blobs");
     assert!(again <= lost as u64, "{again} actions ran again, and {lost} blobs were lost");
-    assert_eq!(after.executed - before.executed, run_by_bazel + again, "{before:?} {after:?}");
+    assert_eq!(
+        after.executed - before.executed,
+        run_by_bazel + again,
+        "{before:?} {after:?} {}",
+        server.log()?
+    );
     assert_eq!(after.not_made, 0, "{after:?}");
 
     // What was not needed until now is needed to have all outputs here.
