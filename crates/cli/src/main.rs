@@ -6,6 +6,7 @@ mod ask;
 mod bazelrc;
 mod bench;
 mod care;
+mod operations;
 mod pools;
 mod server;
 mod settings;
@@ -48,6 +49,11 @@ enum Command {
     Bazelrc(bazelrc::Arguments),
     /// Tell what a server is doing: what waits and why, its workers, what they run.
     Status(status::Arguments),
+    /// List the executions that wait and run on a server, and cancel them.
+    Operations {
+        #[command(subcommand)]
+        command: operations::Command,
+    },
     /// Pause, resume or drain the workers of a server.
     Workers {
         #[command(subcommand)]
@@ -95,6 +101,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
             Command::Server(arguments) => server::run(arguments).await?,
             Command::Worker(arguments) => worker::run(arguments).await?,
             Command::Status(arguments) => status::run(arguments).await?,
+            Command::Operations { command } => operations::run(command).await?,
             Command::Workers { command } => care::workers::run(command).await?,
             Command::Purge(arguments) => care::purge::run(arguments).await?,
             Command::Store { command } => return care::store::run(command).await,

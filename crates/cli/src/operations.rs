@@ -76,7 +76,8 @@ async fn list(arguments: List) -> anyhow::Result<()> {
         Some(instance) => format!("{instance}/operations"),
     };
     let server = Server::at(&arguments.server.server)?;
-    let mut open: Vec<_> = all(&server, parent).await?.iter().map(Open::read).collect::<Result<_, _>>()?;
+    let operations = all(&server, parent).await?;
+    let mut open: Vec<_> = operations.iter().map(Open::read).collect::<Result<_, _>>()?;
     open.sort_by_key(|open| open.queued);
     if arguments.json {
         let open: Vec<_> = open.iter().map(Open::json).collect();

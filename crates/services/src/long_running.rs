@@ -59,12 +59,13 @@ fn instance(parent: &str) -> Result<Option<InstanceName>> {
     match parent.strip_suffix("operations") {
         _ if parent.is_empty() => Ok(None),
         Some("") => Ok(Some(InstanceName::default())),
-        Some(instance) if instance.ends_with('/') => {
+        Some(instance) if instance.len() > 1 && instance.ends_with('/') => {
             InstanceName::parse(&instance[..instance.len() - 1]).map(Some)
         }
         _ => {
-            let message =
-                format!("the name is `{parent}`; expected `operations` or `INSTANCE/operations`, or nothing for all");
+            let message = format!(
+                "the name is `{parent}`; expected `operations` or `INSTANCE/operations`, or nothing for all"
+            );
             Err(Error::invalid("name", message))
         }
     }
@@ -116,7 +117,8 @@ impl operations_server::Operations for Service {
         &self,
         _: Request<wire::DeleteOperationRequest>,
     ) -> Result<Response<()>, Status> {
-        let message = "operations are not deleted: one that is over is forgotten after two minutes".to_owned();
+        let message =
+            "operations are not deleted: one that is over is forgotten after two minutes".to_owned();
         let error = Error::new(Kind::Unimplemented { message });
         Err(call::refuse(error.hint("use CancelOperation to end one that is not over")))
     }
@@ -138,7 +140,8 @@ mod tests {
             let found = instance(parent).unwrap();
             assert_eq!(found.as_ref().map(InstanceName::as_str), expected, "{parent}");
         }
-        for parent in ["a", "/operations", "xoperations", "a//operations", "operations/1", "blobs/operations"] {
+        for parent in ["a", "/operations", "xoperations", "a//operations", "operations/1", "blobs/operations"]
+        {
             assert!(instance(parent).is_err(), "{parent}");
         }
     }

@@ -16,6 +16,9 @@ fn help_is_what_was_reviewed() {
         "worker",
         "bazelrc",
         "status",
+        "operations",
+        "operations list",
+        "operations cancel",
         "workers",
         "workers pause",
         "workers resume",
@@ -54,7 +57,19 @@ fn every_subcommand_is_reviewed() {
     let names: Vec<_> = names.filter(|name| !name.is_empty()).collect();
     assert_eq!(
         names,
-        ["up", "server", "worker", "bazelrc", "status", "workers", "purge", "store", "bench", "help"]
+        [
+            "up",
+            "server",
+            "worker",
+            "bazelrc",
+            "status",
+            "operations",
+            "workers",
+            "purge",
+            "store",
+            "bench",
+            "help"
+        ]
     );
 }
 

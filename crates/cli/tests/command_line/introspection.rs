@@ -1,4 +1,4 @@
-//! `mortar status` and `mortar workers …` against servers that do something.
+//! `mortar status`, `mortar operations …` and `mortar workers …` against servers that do something.
 
 use crate::{
     LIMIT, MORTAR,
@@ -146,6 +146,47 @@ async fn what_runs_what_waits_and_why() {
     runs.abort();
     waits.abort();
     wait_until_gone(&first);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn operations_are_listed_and_cancelled() {
+    let directory = tempfile::tempdir().unwrap();
+    let here = directory.path();
+    let server = Mortar::start(MORTAR, "up", &here.join("data"), &["--slots", "1"]).unwrap();
+    let (remote, url) = (client(&server.grpc()), server.grpc());
+    let list = |more: &[&str]| said(run(here, &[&["operations", "list", "--server", &url], more].concat()));
+    let (first, second) = (marker(), marker());
+    let runs = ask(&remote, &first, 100_000).await;
+    server.wait_until_it_runs(&first, LIMIT).unwrap();
+    let waits = ask(&remote, &second, 0).await;
+    status_when(here, &server, "one that waits", |status| status["queued"] == 1);
+
+    let told: Value = serde_json::from_str(&list(&["--json"])).unwrap();
+    let operations = told["operations"].as_array().unwrap();
+    let stages: Vec<_> = operations.iter().map(|operation| operation["stage"].as_str().unwrap()).collect();
+    assert_eq!(stages, ["running", "waiting"]);
+    let keys = ["name", "stage", "action", "mnemonic", "target", "invocation", "asked_for_ms"];
+    assert_keys(&operations[0], &keys);
+    assert_eq!(operations[0]["mnemonic"], "Nap");
+    let name = operations[0]["name"].as_str().unwrap();
+    let text = list(&["--instance", ""]);
+    assert!(text.starts_with("OPERATION") && text.contains(name) && text.contains("//beds:large"), "{text}");
+
+    let cancelled = said(run(here, &["operations", "cancel", name, "--server", &url]));
+    assert_eq!(cancelled, format!("operation `{name}` was told to end\n"));
+    let end = runs.await.unwrap().unwrap_err().to_string();
+    assert!(end.contains(&format!("operation `{name}` was cancelled")), "{end}");
+    wait_until_gone(&first);
+    assert_eq!(waits.await.unwrap().unwrap().result.exit_code, 0, "the other one has its turn");
+
+    let unknown = run(here, &["operations", "cancel", "operations/none", "--server", &url]);
+    assert_refused(
+        &unknown,
+        1,
+        "error: operation `operations/none` was not found\n\
+         Hint: operations are known while they wait and run, and for two minutes after their end if the server is not \
+         restarted meanwhile\n",
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
