@@ -192,3 +192,31 @@ fn span(duration: Option<&prost_types::Duration>) -> Duration {
 fn millis(duration: Option<&prost_types::Duration>) -> u64 {
     u64::try_from(span(duration).as_millis()).unwrap_or(u64::MAX)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_waits_for_its_worker_after_a_restart_is_told_apart() {
+        let group = WaitingGroup { queued: 2, reason: "busy".into(), ..WaitingGroup::default() };
+        let status = Status { version: "1".into(), queued: 5, waiting: vec![group], ..Status::default() };
+        let told = text("grpc://a:1", &status);
+        assert_eq!(
+            told,
+            "grpc://a:1, version 1: 5 waiting, 0 running, no worker is connected\n\
+             since its start: 0 executed, 0 joined, 0 tried again, 0 cancelled, 0 failed\n\
+             3 of those waiting ran when the server was restarted, and their workers may bring them along\n\
+             \n\
+             WAITING  OLDEST  NEEDS  PLATFORM  WHY\n\
+             2        0 s     -      -         busy\n"
+        );
+    }
+
+    #[test]
+    fn what_nobody_waits_for_is_marked() {
+        let action = RunningAction { cancelled: true, attempt: 2, ..RunningAction::default() };
+        let row = running_row(&action);
+        assert_eq!(row, ["action (cancelled)", "0 s", "2", "", "-", "-"]);
+    }
+}
