@@ -2,13 +2,17 @@
 //!
 //! stdout is data (the ready line, the `.bazelrc` lines, reports), stderr is talk.
 
+mod ask;
 mod bazelrc;
 mod bench;
 mod care;
+mod operations;
 mod pools;
 mod server;
 mod settings;
 mod signals;
+mod status;
+mod table;
 mod units;
 mod up;
 mod worker;
@@ -43,6 +47,18 @@ enum Command {
     Worker(worker::Arguments),
     /// Print the lines for a `.bazelrc`.
     Bazelrc(bazelrc::Arguments),
+    /// Tell what a server is doing: what waits and why, its workers, what they run.
+    Status(status::Arguments),
+    /// List the executions that wait and run on a server, and cancel them.
+    Operations {
+        #[command(subcommand)]
+        command: operations::Command,
+    },
+    /// Pause, resume or drain the workers of a server.
+    Workers {
+        #[command(subcommand)]
+        command: care::workers::Command,
+    },
     /// Remove from a data directory what must not be served any more.
     Purge(care::purge::Arguments),
     /// Verify a data directory, tell how it is doing, fill it from other caches.
@@ -84,6 +100,9 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
             Command::Up(arguments) => up::run(arguments).await?,
             Command::Server(arguments) => server::run(arguments).await?,
             Command::Worker(arguments) => worker::run(arguments).await?,
+            Command::Status(arguments) => status::run(arguments).await?,
+            Command::Operations { command } => operations::run(command).await?,
+            Command::Workers { command } => care::workers::run(command).await?,
             Command::Purge(arguments) => care::purge::run(arguments).await?,
             Command::Store { command } => return care::store::run(command).await,
             Command::Bench(arguments) => bench::run(arguments).await?,

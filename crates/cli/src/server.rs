@@ -51,7 +51,7 @@ impl Opened {
             Ok(_) => Some(AdminSocket::bind(&directory)?),
             Err(error) => {
                 tracing::warn!(
-                    "there is no admin socket, so `mortar purge` and `mortar store` cannot be used: {error}"
+                    "there is no admin socket, so `mortar purge`, `store` and `workers` cannot be used: {error}"
                 );
                 None
             }
@@ -65,7 +65,11 @@ impl Opened {
         announce(&self.listener.url())?;
         let (drained, closing) = (CancellationToken::new(), CancellationToken::new());
         let admin = self.admin.map(|socket| {
-            let service = admin::service(self.server.care.clone(), closing.clone());
+            let service = admin::service(
+                self.server.care.clone(),
+                Some(self.server.scheduler.clone()),
+                closing.clone(),
+            );
             tokio::spawn(socket.serve(service, closing.clone()))
         });
         let serving = listener::serve(self.listener, router, drained.clone().cancelled_owned());

@@ -54,6 +54,16 @@ pub fn approximately(bytes: u64) -> String {
     }
 }
 
+/// A span for people, to the second.
+pub fn lasting(span: Duration) -> String {
+    let seconds = span.as_secs();
+    match seconds {
+        0..60 => format!("{seconds} s"),
+        60..3600 => format!("{} min {} s", seconds / 60, seconds % 60),
+        _ => format!("{} h {} min", seconds / 3600, seconds % 3600 / 60),
+    }
+}
+
 /// A number without a unit.
 pub fn count(text: &str) -> Result<u32, String> {
     text.parse().map_err(|_| format!("`{text}` is no whole number"))
@@ -118,6 +128,13 @@ mod tests {
     fn sizes_for_people() {
         for (bytes, text) in [(0, "0 B"), (1023, "1023 B"), (1536, "1.5 KiB"), (3 << 40, "3.0 TiB")] {
             assert_eq!(approximately(bytes), text);
+        }
+    }
+
+    #[test]
+    fn spans_for_people() {
+        for (seconds, text) in [(0, "0 s"), (59, "59 s"), (61, "1 min 1 s"), (3_700, "1 h 1 min")] {
+            assert_eq!(lasting(Duration::from_secs(seconds)), text);
         }
     }
 

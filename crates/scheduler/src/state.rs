@@ -191,6 +191,7 @@ impl State {
             action_digest: attempt.action_digest,
             mnemonic: attempt.context.request.action_mnemonic.clone(),
             target: attempt.context.request.target_id.clone(),
+            invocation: attempt.context.request.tool_invocation_id.clone(),
             worker: worker.name.clone(),
             running_for: now.saturating_duration_since(attempt.since),
             waiters: job.map_or(0, |job| job.waiters.len()),

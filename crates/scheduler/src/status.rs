@@ -90,6 +90,8 @@ pub struct RunningAction {
     pub mnemonic: String,
     /// Its target, if the client told.
     pub target: String,
+    /// The invocation of the client that asked first, if it told.
+    pub invocation: String,
     /// The worker's name.
     pub worker: String,
     /// How long the worker has had it.

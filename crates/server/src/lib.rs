@@ -5,6 +5,7 @@ pub mod admin;
 pub mod assemble;
 pub mod bazelrc;
 pub mod care;
+mod introspection;
 mod look_up;
 mod metrics;
 mod missing;

@@ -2,17 +2,14 @@
 
 use crate::{
     call,
-    inline::{self, Hints},
+    inline::Hints,
     limits,
+    operation_message::whole,
     operations::{Operations, State, Watch},
 };
 use futures::{StreamExt, stream::BoxStream};
-use mortar_model::{BlobStore, Error, ExecuteRequest, Kind, Outcome, Stage};
-use mortar_wire::{
-    Functioned, digest_to_wire, execute_response, function_to_wire, longrunning, metadata_to_wire, reapi,
-    reapi::execution_server::Execution, required_digest, stage_to_wire,
-};
-use prost::Message;
+use mortar_model::{BlobStore, Error, ExecuteRequest, Kind, Stage};
+use mortar_wire::{Functioned, longrunning, reapi, reapi::execution_server::Execution, required_digest};
 use std::{sync::Arc, time::Duration};
 use tonic::{Request, Response, Status};
 
@@ -124,59 +121,8 @@ impl Telling {
         }
         self.told = true;
         let state = self.watch.states.borrow_and_update().clone();
-        let message = self.message(&state).await;
+        let message = whole(&self.watch.operation, &state, &self.hints, self.blobs.as_ref()).await;
         let over = message.done;
         (message, (!over).then_some(self))
     }
-
-    async fn message(&self, state: &State) -> longrunning::Operation {
-        let stage = if state.done.is_some() { Some(Stage::Completed) } else { state.stage };
-        let digest = self.watch.operation.action_digest;
-        let metadata = reapi::ExecuteOperationMetadata {
-            stage: stage.map_or(reapi::execution_stage::Value::Unknown, stage_to_wire).into(),
-            action_digest: Some(digest_to_wire(digest)),
-            partial_execution_metadata: Some(metadata_to_wire(&state.metadata)),
-            digest_function: function_to_wire(digest.function()).into(),
-            ..Default::default()
-        };
-        let response = match state.done.as_deref() {
-            None => None,
-            Some(outcome) => Some(self.response(outcome).await),
-        };
-        longrunning::Operation {
-            name: self.watch.operation.name.clone(),
-            metadata: Some(any("build.bazel.remote.execution.v2.ExecuteOperationMetadata", &metadata)),
-            done: response.is_some(),
-            result: response.map(|response| {
-                longrunning::operation::Result::Response(any(
-                    "build.bazel.remote.execution.v2.ExecuteResponse",
-                    &response,
-                ))
-            }),
-        }
-    }
-
-    async fn response(&self, outcome: &mortar_model::Result<Outcome>) -> reapi::ExecuteResponse {
-        match outcome {
-            Ok(outcome) => {
-                let mut outcome = outcome.clone();
-                inline::fill(
-                    &self.watch.operation.context,
-                    self.blobs.as_ref(),
-                    &self.hints,
-                    &mut outcome.result,
-                )
-                .await;
-                execute_response(Ok(&outcome))
-            }
-            Err(error) => {
-                call::log(error);
-                execute_response(Err(error))
-            }
-        }
-    }
-}
-
-fn any(name: &str, message: &impl Message) -> prost_types::Any {
-    prost_types::Any { type_url: format!("type.googleapis.com/{name}"), value: message.encode_to_vec() }
 }

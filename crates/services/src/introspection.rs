@@ -7,12 +7,13 @@ use tonic_reflection::{
 };
 
 /// The services that answer under their names.
-const SERVED: [&str; 6] = [
+const SERVED: [&str; 7] = [
     "build.bazel.remote.execution.v2.ActionCache",
     "build.bazel.remote.execution.v2.Capabilities",
     "build.bazel.remote.execution.v2.ContentAddressableStorage",
     "build.bazel.remote.execution.v2.Execution",
     "google.bytestream.ByteStream",
+    "google.longrunning.Operations",
     "grpc.health.v1.Health",
 ];
 

@@ -17,6 +17,8 @@ mod inline;
 mod introspection;
 pub mod limits;
 pub mod listener;
+mod long_running;
+mod operation_message;
 mod operations;
 mod traffic;
 mod tree;
@@ -26,7 +28,7 @@ use budget::Budget;
 use mortar_model::{
     ActionCache, BlobStore, Chunks, EncodedBlobs, Executor, HashIndex, UploadSessions, Values,
 };
-use mortar_wire::reapi;
+use mortar_wire::{longrunning::operations_server::OperationsServer, reapi};
 use std::{sync::Arc, time::Duration};
 
 pub use operations::{OperationJournal, OperationSummary, Operations, Resumed};
@@ -81,7 +83,10 @@ pub fn router(ports: &Ports, operations: Option<Operations>, more: Router) -> Ro
         .add_service(introspection::reflection())
         .add_service(introspection::reflection_alpha());
     if let Some(operations) = operations {
-        routes.add_service(ExecutionServer::new(execution::Service::new(operations, ports.blobs.clone())));
+        let long_running = long_running::Service::new(operations.clone(), ports.blobs.clone());
+        routes
+            .add_service(OperationsServer::new(long_running))
+            .add_service(ExecutionServer::new(execution::Service::new(operations, ports.blobs.clone())));
     }
     let http = Arc::new(http_cache::HttpCache::new(ports, budget.clone()));
     routes

@@ -26,6 +26,8 @@ pub const TREE_PAGE: usize = 1_000;
 pub const MAX_VALUE: u64 = 64 << 20;
 /// Calls to the store that one batch makes at the same time.
 pub const BATCH_PARALLELISM: usize = 16;
+/// Operations in one answer of ListOperations.
+pub const OPERATIONS_PAGE: usize = 1_000;
 /// The priorities of executions: lower runs first.
 pub const PRIORITIES: std::ops::RangeInclusive<i32> = -1_000..=1_000;
 /// Chunks that the one message of SplitBlob tells: no more than the usual limit of a client's messages holds.

@@ -5,8 +5,8 @@
 
 use futures::FutureExt;
 use mortar_model::{
-    Context, Digest, Error, ExecuteRequest, ExecutionMetadata, Executor, Kind, Outcome, Progress, Result,
-    Stage, context,
+    Context, Digest, Error, ExecuteRequest, ExecutionMetadata, Executor, InstanceName, Kind, Outcome,
+    Progress, Result, Stage, context,
 };
 use parking_lot::Mutex;
 use std::{
@@ -19,6 +19,7 @@ use std::{
     time::{Duration, Instant},
 };
 use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 
 /// The executions of one server.
 #[derive(Clone)]
@@ -83,6 +84,8 @@ pub(crate) struct Operation {
     started: AtomicBool,
     /// Whether a client ever watched it, in this run of the server.
     watched: AtomicBool,
+    /// Somebody wants it to end.
+    cancelled: CancellationToken,
 }
 
 /// What is known of an execution by now.
@@ -150,6 +153,7 @@ impl Operations {
                 kept,
                 started: AtomicBool::new(operation.was_running),
                 watched: AtomicBool::new(false),
+                cancelled: CancellationToken::new(),
             });
             self.begin(operation, request);
         }
@@ -197,19 +201,63 @@ impl Operations {
             kept: OnceLock::new(),
             started: AtomicBool::new(false),
             watched: AtomicBool::new(true),
+            cancelled: CancellationToken::new(),
         });
         self.begin(operation.clone(), request);
         Watch { operation, states }
     }
 
-    /// Takes up an execution that was begun before.
-    pub(crate) fn watch(&self, name: &str) -> Result<Watch> {
-        let operation = self.known.lock().operations.get(name).cloned().ok_or_else(|| {
+    fn find(&self, name: &str) -> Result<Arc<Operation>> {
+        self.known.lock().operations.get(name).cloned().ok_or_else(|| {
             Error::not_found("operation", name).hint(
                 "operations are known while they wait and run, and for two minutes after their end if the server is \
                  not restarted meanwhile",
             )
-        })?;
+        })
+    }
+
+    /// An execution and where it stands, without watching it.
+    pub(crate) fn look(&self, name: &str) -> Result<(Arc<Operation>, State)> {
+        let operation = self.find(name)?;
+        let state = operation.state.borrow().clone();
+        Ok((operation, state))
+    }
+
+    /// Ends an execution for all who watch it. One that is over stays as it is.
+    pub(crate) fn cancel(&self, name: &str) -> Result<()> {
+        self.find(name).map(|operation| operation.cancelled.cancel())
+    }
+
+    /// Those that are not over, of one instance or of all, by name: up to `size` of those after `after`, and whether there
+    /// are more.
+    pub(crate) fn open(
+        &self,
+        instance: Option<&InstanceName>,
+        after: &str,
+        size: usize,
+    ) -> (Vec<(Arc<Operation>, State)>, bool) {
+        let mut open: Vec<_> = {
+            let known = self.known.lock();
+            let asked = known.operations.values().filter(|operation| {
+                operation.name.as_str() > after
+                    && instance.is_none_or(|instance| operation.context.instance == *instance)
+                    && operation.state.borrow().done.is_none()
+            });
+            asked.cloned().collect()
+        };
+        open.sort_unstable_by(|one, other| one.name.cmp(&other.name));
+        let more = open.len() > size;
+        open.truncate(size);
+        let standing = |operation: Arc<Operation>| {
+            let state = operation.state.borrow().clone();
+            (operation, state)
+        };
+        (open.into_iter().map(standing).collect(), more)
+    }
+
+    /// Takes up an execution that was begun before.
+    pub(crate) fn watch(&self, name: &str) -> Result<Watch> {
+        let operation = self.find(name)?;
         let states = operation.state.subscribe();
         operation.watched.store(true, Ordering::Relaxed);
         Ok(Watch { operation, states })
@@ -225,6 +273,10 @@ impl Operations {
             outcome = execution => outcome.unwrap_or_else(|_| Err(Error::internal("the execution ended by a defect of the server"))),
             () = self.abandoned(&operation) => {
                 let message = format!("nobody waits for operation `{}` any more", operation.name);
+                Err(Error::new(Kind::Cancelled { message }))
+            }
+            () = operation.cancelled.cancelled() => {
+                let message = format!("operation `{}` was cancelled by a request to do so", operation.name);
                 Err(Error::new(Kind::Cancelled { message }))
             }
         };

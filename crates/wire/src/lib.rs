@@ -48,6 +48,8 @@ pub use generated::google::rpc;
 pub use generated::mortar::admin::v1 as admin;
 /// What is told of executions beyond REAPI, and kept of operations.
 pub use generated::mortar::execution::v1 as execution_extras;
+/// What a server is doing.
+pub use generated::mortar::introspection::v1 as introspection;
 /// The worker session.
 pub use generated::mortar::worker::v1 as worker;
 
@@ -87,6 +89,11 @@ mod generated {
         pub mod execution {
             pub mod v1 {
                 include!("generated/mortar.execution.v1.rs");
+            }
+        }
+        pub mod introspection {
+            pub mod v1 {
+                include!("generated/mortar.introspection.v1.rs");
             }
         }
         pub mod worker {

@@ -9,6 +9,7 @@ const FILES: &[&str] = &[
     "google/bytestream/bytestream.proto",
     "mortar/admin/v1/admin.proto",
     "mortar/execution/v1/execution.proto",
+    "mortar/introspection/v1/introspection.proto",
     "mortar/worker/v1/session.proto",
 ];
 

@@ -1,9 +1,11 @@
 //! `mortar purge` and `mortar store …`: care of a data directory. Who owns the directory is asked over its admin socket;
-//! where nobody does, the same service runs in this process for as long as the command takes.
+//! where nobody does, the same service runs in this process for as long as the command takes. `mortar workers …` needs
+//! the server that runs on it.
 
 mod bar;
 pub mod purge;
 pub mod store;
+pub mod workers;
 
 use crate::settings::StoreFlags;
 use anyhow::{Context, bail};
@@ -49,9 +51,24 @@ async fn owner(flags: StoreFlags, max_size: Option<u64>) -> anyhow::Result<Clien
             return Err(error).context(format!("its owner can have no admin socket: {}", no_socket.kind()));
         }
     };
-    let here = admin::service(care, CancellationToken::new());
+    let here = admin::service(care, None, CancellationToken::new());
     let here = ServiceExt::<http::Request<Body>>::map_err(here, StdError::from);
     Ok(AdminClient::new(BoxCloneService::new(here)))
+}
+
+/// Finds the server that runs on the data directory.
+async fn server(flags: StoreFlags) -> anyhow::Result<Client> {
+    let directory = flags.directory()?;
+    check_store(&directory)?;
+    let socket = admin::socket_path(&directory)?;
+    if is_served(&socket).await? {
+        return dial(&directory, socket).await;
+    }
+    bail!(
+        "no server runs on `{}`: nobody answers on `{}`\nHint: name the data directory of a server that runs with --dir",
+        directory.display(),
+        socket.display()
+    )
 }
 
 fn check_store(directory: &Path) -> anyhow::Result<()> {

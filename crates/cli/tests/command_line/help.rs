@@ -15,6 +15,14 @@ fn help_is_what_was_reviewed() {
         "server",
         "worker",
         "bazelrc",
+        "status",
+        "operations",
+        "operations list",
+        "operations cancel",
+        "workers",
+        "workers pause",
+        "workers resume",
+        "workers drain",
         "purge",
         "store",
         "store verify",
@@ -47,7 +55,22 @@ fn every_subcommand_is_reviewed() {
     let (_, commands) = help.split_once("Commands:\n").unwrap();
     let names = commands.lines().map_while(|line| line.strip_prefix("  ")?.split(' ').next());
     let names: Vec<_> = names.filter(|name| !name.is_empty()).collect();
-    assert_eq!(names, ["up", "server", "worker", "bazelrc", "purge", "store", "bench", "help"]);
+    assert_eq!(
+        names,
+        [
+            "up",
+            "server",
+            "worker",
+            "bazelrc",
+            "status",
+            "operations",
+            "workers",
+            "purge",
+            "store",
+            "bench",
+            "help"
+        ]
+    );
 }
 
 #[test]

@@ -4,12 +4,14 @@
 use super::convert;
 use crate::care::Care;
 use futures::{StreamExt, stream, stream::BoxStream};
-use mortar_model::{Error, InstanceName};
+use mortar_model::{Error, InstanceName, Kind};
+use mortar_scheduler::Scheduler;
 use mortar_wire::{
     admin::{
         GetOwnerRequest, GetStatsRequest, ImportProgress, ImportRequest, Owner, PurgeRequest, PurgeResponse,
-        Stats, VerifyProgress, VerifyRequest,
+        Stats, TendWorkersRequest, TendWorkersResponse, VerifyProgress, VerifyRequest,
         admin_server::{Admin, AdminServer},
+        tend_workers_request::Wish,
     },
     status::code,
 };
@@ -31,12 +33,18 @@ const WAITING: usize = 16;
 /// The service over what it cares for.
 pub struct AdminService {
     care: Care,
+    /// Who has the workers, where a server runs on the directory.
+    scheduler: Option<Scheduler>,
     stop: CancellationToken,
 }
 
 /// The service, whose streams end when `stop` is cancelled.
-pub fn service(care: Care, stop: CancellationToken) -> AdminServer<AdminService> {
-    AdminServer::new(AdminService { care, stop })
+pub fn service(
+    care: Care,
+    scheduler: Option<Scheduler>,
+    stop: CancellationToken,
+) -> AdminServer<AdminService> {
+    AdminServer::new(AdminService { care, scheduler, stop })
 }
 
 type Answer<T> = Result<Response<T>, Status>;
@@ -107,6 +115,30 @@ impl Admin for AdminService {
         });
         let told = tokio_stream::wrappers::ReceiverStream::new(receiver);
         Ok(Response::new(told.take_until(self.stop.clone().cancelled_owned()).boxed()))
+    }
+
+    async fn tend_workers(&self, request: Request<TendWorkersRequest>) -> Answer<TendWorkersResponse> {
+        let request = request.into_inner();
+        self.tend(&request).await.map_err(|error| status(&error))?;
+        tracing::info!(worker = request.name, wish = request.wish().as_str_name(), "workers were told");
+        Ok(Response::new(TendWorkersResponse {}))
+    }
+}
+
+impl AdminService {
+    async fn tend(&self, request: &TendWorkersRequest) -> mortar_model::Result<()> {
+        let alone = || Error::new(Kind::FailedPrecondition { message: "no server runs here".to_owned() });
+        let scheduler = self.scheduler.as_ref().ok_or_else(alone)?;
+        let told = match request.wish() {
+            Wish::Pause => scheduler.pause(&request.name).await,
+            Wish::Resume => scheduler.resume_worker(&request.name).await,
+            Wish::Drain => scheduler.drain(&request.name).await,
+            Wish::Unspecified => Err(Error::invalid("wish", "the field `wish` is absent")),
+        };
+        told.map_err(|error| match error.kind() {
+            Kind::NotFound { .. } => error.hint("`mortar status` lists the workers of a server"),
+            _ => error,
+        })
     }
 }
 

@@ -14,6 +14,7 @@ mod encoded;
 
 use crate::{
     care::Care,
+    introspection,
     look_up::LookUp,
     metrics,
     operation_journal::Journal,
@@ -153,7 +154,8 @@ impl Server {
         own.add_service(
             WorkerSessionServer::new(worker_sessions::Service::new(self.scheduler.clone()))
                 .max_decoding_message_size(limits::MAX_SESSION_MESSAGE),
-        );
+        )
+        .add_service(introspection::service(self.scheduler.clone()));
         let page = Page {
             url: listener.url().into(),
             store: self.store.clone(),

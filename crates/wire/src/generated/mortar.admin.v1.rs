@@ -291,6 +291,64 @@ pub struct Skipped {
     #[prost(string, tag = "2")]
     pub why: ::prost::alloc::string::String,
 }
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct TendWorkersRequest {
+    /// The name of the workers that are meant; several may have the same.
+    #[prost(string, tag = "1")]
+    pub name: ::prost::alloc::string::String,
+    #[prost(enumeration = "tend_workers_request::Wish", tag = "2")]
+    pub wish: i32,
+}
+/// Nested message and enum types in `TendWorkersRequest`.
+pub mod tend_workers_request {
+    #[derive(
+        Clone,
+        Copy,
+        Debug,
+        PartialEq,
+        Eq,
+        Hash,
+        PartialOrd,
+        Ord,
+        ::prost::Enumeration
+    )]
+    #[repr(i32)]
+    pub enum Wish {
+        Unspecified = 0,
+        /// To finish what they run and take nothing new until they are resumed.
+        Pause = 1,
+        /// To take work again.
+        Resume = 2,
+        /// To finish what they run, and leave.
+        Drain = 3,
+    }
+    impl Wish {
+        /// String value of the enum field names used in the ProtoBuf definition.
+        ///
+        /// The values are not transformed in any way and thus are considered stable
+        /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+        pub fn as_str_name(&self) -> &'static str {
+            match self {
+                Self::Unspecified => "UNSPECIFIED",
+                Self::Pause => "PAUSE",
+                Self::Resume => "RESUME",
+                Self::Drain => "DRAIN",
+            }
+        }
+        /// Creates an enum from field names used in the ProtoBuf definition.
+        pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+            match value {
+                "UNSPECIFIED" => Some(Self::Unspecified),
+                "PAUSE" => Some(Self::Pause),
+                "RESUME" => Some(Self::Resume),
+                "DRAIN" => Some(Self::Drain),
+                _ => None,
+            }
+        }
+    }
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct TendWorkersResponse {}
 /// Generated client implementations.
 pub mod admin_client {
     #![allow(
@@ -498,6 +556,31 @@ pub mod admin_client {
                 .insert(GrpcMethod::new("mortar.admin.v1.Admin", "Import"));
             self.inner.server_streaming(req, path, codec).await
         }
+        /// Pauses, resumes or drains workers. A directory that no server runs on has none: FAILED_PRECONDITION.
+        pub async fn tend_workers(
+            &mut self,
+            request: impl tonic::IntoRequest<super::TendWorkersRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::TendWorkersResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/mortar.admin.v1.Admin/TendWorkers",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("mortar.admin.v1.Admin", "TendWorkers"));
+            self.inner.unary(req, path, codec).await
+        }
     }
 }
 /// Generated server implementations.
@@ -550,6 +633,16 @@ pub mod admin_server {
             request: tonic::Request<super::ImportRequest>,
         ) -> std::result::Result<
             tonic::Response<BoxStream<super::ImportProgress>>,
+            tonic::Status,
+        > {
+            Err(tonic::Status::unimplemented("Not yet implemented"))
+        }
+        /// Pauses, resumes or drains workers. A directory that no server runs on has none: FAILED_PRECONDITION.
+        async fn tend_workers(
+            &self,
+            request: tonic::Request<super::TendWorkersRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::TendWorkersResponse>,
             tonic::Status,
         > {
             Err(tonic::Status::unimplemented("Not yet implemented"))
@@ -848,6 +941,49 @@ pub mod admin_server {
                                 max_encoding_message_size,
                             );
                         let res = grpc.server_streaming(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/mortar.admin.v1.Admin/TendWorkers" => {
+                    #[allow(non_camel_case_types)]
+                    struct TendWorkersSvc<T: Admin>(pub Arc<T>);
+                    impl<T: Admin> tonic::server::UnaryService<super::TendWorkersRequest>
+                    for TendWorkersSvc<T> {
+                        type Response = super::TendWorkersResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::TendWorkersRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Admin>::tend_workers(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = TendWorkersSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
                         Ok(res)
                     };
                     Box::pin(fut)
