@@ -54,11 +54,9 @@ struct Alone {
 
 /// The store's files of those inputs that can use them.
 async fn local_files(source: &Source<'_>, listing: &Listing) -> Result<HashMap<Digest, LocalFile>> {
-    let job = source.job;
-    let Some(local) = &source.stores.local else { return Ok(HashMap::new()) };
     let wanted: mortar_model::DigestSet = listing.files.iter().map(|file| file.digest).collect();
     let asked = wanted.into_iter().map(|digest| async move {
-        let found = job.unless_cancelled(local.local_file(&job.context, digest)).await?;
+        let found = source.lent(digest).await?;
         Ok(found.map(|file| (digest, file)))
     });
     let found = stream::iter(asked).buffer_unordered(AT_ONCE);

@@ -107,7 +107,7 @@ impl Source<'_> {
 impl Source<'_> {
     /// The store's own file. One that turns out to be damaged is not there any more: it is read like any other, from where
     /// it still is.
-    async fn lent(&self, digest: Digest) -> Result<Option<LocalFile>> {
+    pub async fn lent(&self, digest: Digest) -> Result<Option<LocalFile>> {
         let Some(local) = &self.stores.local else { return Ok(None) };
         match self.job.unless_cancelled(local.local_file(&self.job.context, digest)).await {
             Err(error) if matches!(error.kind(), Kind::DataLoss { .. }) => {

@@ -147,7 +147,10 @@ impl Rewinder {
             Err(error) => match error.kind() {
                 Kind::MissingBlobs { missing } => End::Gone(lacks(missing, &error).into()),
                 Kind::InvalidArgument { .. } => End::Gone(format!("is refused: {error}").into()),
-                kind => End::NotNow(Arc::new(kind.clone())),
+                kind => {
+                    tracing::info!("could not be run again now: {error}");
+                    End::NotNow(Arc::new(kind.clone()))
+                }
             },
         })
     }
