@@ -5,6 +5,7 @@
 mod bazelrc;
 mod bench;
 mod care;
+mod image;
 mod pools;
 mod server;
 mod settings;
@@ -50,6 +51,11 @@ enum Command {
         #[command(subcommand)]
         command: care::store::Command,
     },
+    /// The images in which a worker runs actions that ask for one.
+    Image {
+        #[command(subcommand)]
+        command: image::Command,
+    },
     /// Measure any server of the Remote Execution API.
     Bench(bench::Args),
 }
@@ -78,6 +84,9 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
     if let Command::Bazelrc(arguments) = command {
         return bazelrc::run(&arguments).map(|()| ExitCode::SUCCESS);
     }
+    if let Command::Image { command } = command {
+        return image::run(command).map(|()| ExitCode::SUCCESS);
+    }
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let outcome = runtime.block_on(async {
         match command {
@@ -87,7 +96,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
             Command::Purge(arguments) => care::purge::run(arguments).await?,
             Command::Store { command } => return care::store::run(command).await,
             Command::Bench(arguments) => bench::run(arguments).await?,
-            Command::Bazelrc(_) => {}
+            Command::Bazelrc(_) | Command::Image { .. } => {}
         }
         Ok(ExitCode::SUCCESS)
     });

@@ -20,6 +20,10 @@ fn help_is_what_was_reviewed() {
         "store verify",
         "store stats",
         "store import",
+        "image",
+        "image import",
+        "image list",
+        "image remove",
         "bench store",
     ];
     for subcommand in subcommands.into_iter().chain(["bench"]) {
@@ -47,7 +51,7 @@ fn every_subcommand_is_reviewed() {
     let (_, commands) = help.split_once("Commands:\n").unwrap();
     let names = commands.lines().map_while(|line| line.strip_prefix("  ")?.split(' ').next());
     let names: Vec<_> = names.filter(|name| !name.is_empty()).collect();
-    assert_eq!(names, ["up", "server", "worker", "bazelrc", "purge", "store", "bench", "help"]);
+    assert_eq!(names, ["up", "server", "worker", "bazelrc", "purge", "store", "image", "bench", "help"]);
 }
 
 #[test]

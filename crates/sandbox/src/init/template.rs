@@ -1,10 +1,14 @@
-//! The root that runs have in common: the host's system directories, a little of `/etc`, a small `/dev`, and the
-//! places for what each run has for itself. Read-only as a whole.
+//! The root that runs have in common: the host's system directories with a little of `/etc`, or all of an image; a
+//! small `/dev`, and the places for what each run has for itself. Read-only as a whole.
 
-use super::{Failure, Step, mounts, outside::Shown};
+use super::{
+    Failure, Step, mounts,
+    outside::{Image, Shown},
+};
 use crate::{EXEC_ROOT, spec};
 use nix::mount::MsFlags;
 use std::{
+    ffi::OsString,
     fs, io,
     os::unix::fs::symlink,
     path::{Path, PathBuf},
@@ -58,10 +62,10 @@ pub fn build(shown: &Shown) -> Result<(), Failure> {
     mounts::isolate()?;
     let base = base()?;
     mounts::fresh("tmpfs", base, MsFlags::MS_NOSUID | MsFlags::MS_NODEV, "mode=0755")?;
-    for directory in SYSTEM.iter().map(Path::new).chain(shown.directories.iter().map(PathBuf::as_path)) {
-        show(directory, base)?;
+    match shown {
+        Shown::Host(directories) => host(directories, base)?,
+        Shown::Image(Image { path, .. }) => image(path, base)?,
     }
-    etc(base)?;
     for place in ["dev/shm", "dev/pts", "proc", "tmp"] {
         create_dir(&base.join(place))?;
     }
@@ -95,20 +99,75 @@ pub fn base() -> Result<&'static Path, Failure> {
         .step(|| "find a directory to mount the root on".into())
 }
 
-/// Shows a path of the host at the same place: a directory or file bound, a link as that link, an absent one not.
+fn host(directories: &[PathBuf], base: &Path) -> Result<(), Failure> {
+    for directory in SYSTEM.iter().map(Path::new).chain(directories.iter().map(PathBuf::as_path)) {
+        show(directory, base)?;
+    }
+    etc(base)?;
+    create_dir(&base.join("etc"))?;
+    for (name, text) in OWN_ETC {
+        write_etc(base, name, text)?;
+    }
+    Ok(())
+}
+
+/// Shows what lies in an image, but for what is the sandbox's own.
+fn image(image: &Path, base: &Path) -> Result<(), Failure> {
+    for name in entries(image)? {
+        if !OWN.iter().any(|own| name == *own) && name != "etc" {
+            show_as(&image.join(&name), &base.join(&name))?;
+        }
+    }
+    let etc = image.join("etc");
+    let is_there = |path: &Path| fs::symlink_metadata(path).is_ok();
+    let lacking: Vec<_> = OWN_ETC.iter().filter(|(name, _)| !is_there(&etc.join(name))).collect();
+    if lacking.is_empty() {
+        return show_as(&etc, &base.join("etc"));
+    }
+    create_dir(&base.join("etc"))?;
+    // A link to a directory could lead to the host's.
+    let listed =
+        if fs::symlink_metadata(&etc).is_ok_and(|found| found.is_dir()) { entries(&etc)? } else { vec![] };
+    for name in listed {
+        show_as(&etc.join(&name), &base.join("etc").join(&name))?;
+    }
+    for (name, text) in lacking {
+        write_etc(base, name, text)?;
+    }
+    Ok(())
+}
+
+/// What of the root is never an image's.
+const OWN: [&str; 4] = ["dev", "mortar", "proc", "tmp"];
+
+fn entries(directory: &Path) -> Result<Vec<OsString>, Failure> {
+    let step = || format!("list `{}`", directory.display());
+    let entries = fs::read_dir(directory).step(step)?;
+    entries.map(|entry| entry.map(|entry| entry.file_name()).step(step)).collect()
+}
+
+fn write_etc(base: &Path, name: &str, text: &str) -> Result<(), Failure> {
+    fs::write(base.join("etc").join(name), text).step(|| format!("write `/etc/{name}`"))
+}
+
+/// Shows a path of the host at the same place.
 fn show(path: &Path, base: &Path) -> Result<(), Failure> {
+    show_as(path, &below(base, path))
+}
+
+/// Shows a path: a directory or file bound, a link as that link, an absent one, or a device, not.
+fn show_as(path: &Path, target: &Path) -> Result<(), Failure> {
     let Ok(found) = fs::symlink_metadata(path) else { return Ok(()) };
-    let target = below(base, path);
     if found.is_symlink() {
         let to = fs::read_link(path).step(|| format!("read the link `{}`", path.display()))?;
-        create_parent(&target)?;
-        return symlink(to, &target).step(|| format!("create the link `{}`", target.display()));
+        create_parent(target)?;
+        return symlink(to, target).step(|| format!("create the link `{}`", target.display()));
     }
     if found.is_dir() {
-        create_dir(&target)?;
-        return mounts::bind(path, &target);
+        create_dir(target)?;
+        return mounts::bind(path, target);
     }
-    bind_file(path, &target)
+    if found.is_file() { bind_file(path, target) } else { Ok(()) }
 }
 
 fn etc(base: &Path) -> Result<(), Failure> {
@@ -123,10 +182,6 @@ fn etc(base: &Path) -> Result<(), Failure> {
         {
             show(&entry.path(), base)?;
         }
-    }
-    create_dir(&base.join("etc"))?;
-    for (name, text) in OWN_ETC {
-        fs::write(base.join("etc").join(name), text).step(|| format!("write `/etc/{name}`"))?;
     }
     Ok(())
 }
