@@ -9,8 +9,9 @@ use crate::{EXEC_ROOT, spec};
 use nix::mount::MsFlags;
 use std::{
     ffi::OsString,
-    fs, io,
-    os::unix::fs::symlink,
+    fs::{self, File},
+    io,
+    os::{fd::AsRawFd, unix::fs::symlink},
     path::{Path, PathBuf},
 };
 
@@ -61,10 +62,12 @@ const DEVICE_LINKS: [(&str, &str); 5] = [
 pub fn build(shown: &Shown) -> Result<(), Failure> {
     mounts::isolate()?;
     let base = base()?;
+    // Opened before the new root is mounted, which may hide the way to it.
+    let source = Source::open(shown)?;
     mounts::fresh("tmpfs", base, MsFlags::MS_NOSUID | MsFlags::MS_NODEV, "mode=0755")?;
-    match shown {
-        Shown::Host(directories) => host(directories, base)?,
-        Shown::Image(Image { path, .. }) => image(path, base)?,
+    match source {
+        Source::Host(directories) => host(directories, base)?,
+        Source::Image(opened) => image(Path::new(&format!("/proc/self/fd/{}", opened.as_raw_fd())), base)?,
     }
     for place in ["dev/shm", "dev/pts", "proc", "tmp"] {
         create_dir(&base.join(place))?;
@@ -87,6 +90,23 @@ pub fn build(shown: &Shown) -> Result<(), Failure> {
     // covers this one, for good: what was mounted by somebody mightier cannot be uncovered.
     mounts::bind(Path::new("/proc"), &base.join("proc"))?;
     mounts::pivot(base)
+}
+
+/// Where files come from, so that they can be reached whatever is mounted over them.
+enum Source<'a> {
+    Host(&'a [PathBuf]),
+    Image(File),
+}
+
+impl<'a> Source<'a> {
+    fn open(shown: &'a Shown) -> Result<Self, Failure> {
+        match shown {
+            Shown::Host(directories) => Ok(Self::Host(directories)),
+            Shown::Image(Image { path, .. }) => {
+                File::open(path).map(Self::Image).step(|| format!("open the image `{}`", path.display()))
+            }
+        }
+    }
 }
 
 /// A directory that every host has, and that holds nothing we would show, to mount the new root on.
@@ -119,22 +139,18 @@ fn image(image: &Path, base: &Path) -> Result<(), Failure> {
         }
     }
     let etc = image.join("etc");
-    let is_there = |path: &Path| fs::symlink_metadata(path).is_ok();
-    let lacking: Vec<_> = OWN_ETC.iter().filter(|(name, _)| !is_there(&etc.join(name))).collect();
+    // A link would be followed on the host here.
+    let is_directory = fs::symlink_metadata(&etc).is_ok_and(|found| found.is_dir());
+    let is_there = |name: &str| is_directory && fs::symlink_metadata(etc.join(name)).is_ok();
+    let lacking: Vec<_> = OWN_ETC.iter().filter(|(name, _)| !is_there(name)).collect();
     if lacking.is_empty() {
         return show_as(&etc, &base.join("etc"));
     }
     create_dir(&base.join("etc"))?;
-    // A link to a directory could lead to the host's.
-    let listed =
-        if fs::symlink_metadata(&etc).is_ok_and(|found| found.is_dir()) { entries(&etc)? } else { vec![] };
-    for name in listed {
+    for name in if is_directory { entries(&etc)? } else { Vec::new() } {
         show_as(&etc.join(&name), &base.join("etc").join(&name))?;
     }
-    for (name, text) in lacking {
-        write_etc(base, name, text)?;
-    }
-    Ok(())
+    lacking.into_iter().try_for_each(|(name, text)| write_etc(base, name, text))
 }
 
 /// What of the root is never an image's.

@@ -231,7 +231,7 @@ fn whiteouts_stay_inside() {
 fn digests_are_checked() {
     let case = Case::new();
     let layer = tar(&[(F, "file", "x", 0o644)]);
-    let manifest = case.layout(&[layer.clone()]);
+    let manifest = case.layout(std::slice::from_ref(&layer));
     let blob = |hash: &str| format!("layout/blobs/sha256/{hash}");
     let import = || case.images.import(&case.place.path().join("layout"), "image");
     import().unwrap();
