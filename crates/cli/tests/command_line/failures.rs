@@ -31,7 +31,7 @@ fn settings_that_cannot_be_meant() {
 
 #[test]
 fn files_that_cannot_be_understood() {
-    let known = "`listen`, `dir`, `max-size`, `default-timeout`, `max-timeout`, `queue-timeout`, `pool-timeout`, \
+    let known = "`listen`, `dir`, `max-size`, `lease`, `invocation-grace`, `default-timeout`, `max-timeout`, `queue-timeout`, `pool-timeout`, \
                  `start-grace`, `abandoned`, `ignore-property`, `pool`, `slots`, `cpus`, `memory`";
     for (text, said) in [
         ("max-sise = \"1GiB\"", format!("unknown field `max-sise`, expected one of {known}")),
