@@ -3,7 +3,7 @@
 //! Life of an action (`executor.rs`, one file a step):
 //!
 //! 1. `fetch` reads the Action, its Command and the directories of its input root (`tree`).
-//! 2. `outputs` tells where outputs go; `stage` sees to the input root: a large one is kept for all actions that have it
+//! 2. `images` has the root file system that it may ask for. `outputs` tells where outputs go; `stage` sees to the input root: a large one is kept for all actions that have it
 //!    (`cache`) and the run's own directory laid over it, a small one is made for this action alone.
 //! 3. `run` starts the command in the sandbox and waits for its end, its time limit, or a cancel.
 //! 4. `collect` looks at what the command left; `upload` stores it.
