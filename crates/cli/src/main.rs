@@ -6,6 +6,7 @@ mod ask;
 mod bazelrc;
 mod bench;
 mod care;
+mod image;
 mod operations;
 mod pools;
 mod server;
@@ -66,6 +67,11 @@ enum Command {
         #[command(subcommand)]
         command: care::store::Command,
     },
+    /// The images in which a worker runs actions that ask for one.
+    Image {
+        #[command(subcommand)]
+        command: image::Command,
+    },
     /// Measure any server of the Remote Execution API.
     Bench(bench::Args),
 }
@@ -94,6 +100,9 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
     if let Command::Bazelrc(arguments) = command {
         return bazelrc::run(&arguments).map(|()| ExitCode::SUCCESS);
     }
+    if let Command::Image { command } = command {
+        return image::run(command).map(|()| ExitCode::SUCCESS);
+    }
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let outcome = runtime.block_on(async {
         match command {
@@ -106,7 +115,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
             Command::Purge(arguments) => care::purge::run(arguments).await?,
             Command::Store { command } => return care::store::run(command).await,
             Command::Bench(arguments) => bench::run(arguments).await?,
-            Command::Bazelrc(_) => {}
+            Command::Bazelrc(_) | Command::Image { .. } => {}
         }
         Ok(ExitCode::SUCCESS)
     });

@@ -133,6 +133,11 @@ impl Settings {
     pub fn work_directory(&self) -> PathBuf {
         self.directory.join("work")
     }
+
+    /// Where the images of that worker are.
+    pub fn images_directory(&self) -> PathBuf {
+        self.directory.join("images")
+    }
 }
 
 impl ServeFlags {
@@ -239,7 +244,7 @@ fn check_directory(directory: &Path) -> anyhow::Result<()> {
     let entries = std::fs::read_dir(directory).into_iter().flatten().flatten();
     let names: Vec<_> = entries.map(|entry| entry.file_name()).collect();
     // The store checks itself; `worker` is the default directory of `mortar worker`.
-    let ours = ["store", "queue", "work", "worker", "admin.sock", "lost+found"];
+    let ours = ["store", "queue", "work", "worker", "images", "admin.sock", "lost+found"];
     let foreign = names.iter().find(|name| !ours.iter().any(|known| *name == known));
     match foreign {
         Some(foreign) if !names.iter().any(|name| name == "store") => bail!(

@@ -6,7 +6,10 @@ use crate::{
     signals,
     worker::{Isolation, platform},
 };
-use mortar_model::session::{FromWorker, ToWorker};
+use mortar_model::{
+    Platform, image,
+    session::{FromWorker, ToWorker},
+};
 use mortar_server::{Scheduler, WorkerLink};
 use mortar_worker::{CacheLimits, SessionEnd, Shutdown, Stores, Worker, WorkerConfig};
 use std::time::Duration;
@@ -27,11 +30,16 @@ pub struct Arguments {
 /// Serves until a signal comes.
 pub async fn run(arguments: Arguments) -> anyhow::Result<()> {
     let settings = arguments.serve.settle(arguments.work)?;
+    // Whoever does not match images has them run on the host.
+    let ignores_images = settings.server.scheduler.ignored_properties.contains(image::PROPERTY);
+    let offered: Vec<_> =
+        ignores_images.then(|| format!("{}={}", image::PROPERTY, Platform::ANY)).into_iter().collect();
     let (defaults, roots) = (WorkerConfig::new("local", settings.work_directory()), CacheLimits::default());
     let config = WorkerConfig {
         slots: settings.slots,
         capacity: settings.capacity,
-        platform: platform(&[])?,
+        platform: platform(&offered)?,
+        images: settings.images_directory(),
         default_timeout: settings.server.scheduler.default_timeout,
         maximum_timeout: settings.server.scheduler.max_timeout,
         sandbox: arguments.isolation.sandbox(),
@@ -68,10 +76,11 @@ async fn work(worker: Worker, scheduler: Scheduler, shutdown: Shutdown) {
         let (to_us, from_server) = mpsc::channel(IN_FLIGHT);
         let serving = mortar_worker::serve(worker.clone(), to_server, from_server, shutdown.clone());
         let (end, ()) = tokio::join!(Box::pin(serving), attach(&scheduler, from_us, to_us));
-        if end != SessionEnd::Lost || scheduler.status().await.closing {
+        let goes_on = matches!(end, SessionEnd::Lost | SessionEnd::Outdated);
+        if !goes_on || scheduler.status().await.closing {
             return;
         }
-        tracing::warn!("the local worker lost the scheduler; attaching again");
+        tracing::info!(?end, "the session of the local worker ended; attaching again");
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
 }

@@ -10,6 +10,7 @@ pub mod clock;
 pub mod context;
 pub mod digest;
 pub mod error;
+pub mod image;
 pub mod merkle;
 pub mod ports;
 pub mod powers;
@@ -23,6 +24,7 @@ pub use clock::{Clock, SystemClock};
 pub use context::{Context, InstanceName, RequestMetadata};
 pub use digest::{ActionKey, Digest, DigestFunction, DigestSet, Hasher};
 pub use error::{Blame, Error, Kind};
+pub use image::ImageReference;
 pub use merkle::{Directory, DirectoryNode, FileNode, NodeProperties, SymlinkNode, Tree};
 pub use ports::{
     ActionCache, BlobStore, BlobStoreExt, ExecuteRequest, Executor, Outcome, Progress, Range, Stage,

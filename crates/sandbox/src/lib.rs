@@ -33,6 +33,9 @@
 //! `/mortar/exec` (the same path everywhere), the host's `/usr` and its companions, the few files of `/etc` that
 //! programs need (no `localtime`: time is UTC on every worker), a small `/dev`, and its own `/proc`, `/tmp` and
 //! loopback. `/opt` is not shown unless [`Config::host_directories`] names it.
+//!
+//! With [`Spec::image`] it sees nothing of the host's files: what lies in that directory takes their place, also
+//! read-only, beside the same `/mortar`, `/dev`, `/proc` and `/tmp`.
 
 mod cgroups;
 mod error;
@@ -164,6 +167,9 @@ impl Sandbox {
     /// Starts a command. Blocks for a moment; the wait is in [`Running::wait`].
     pub fn start(&self, spec: Spec) -> Result<Running, Error> {
         spec.check()?;
+        if spec.image.is_some() && self.config.isolation == Isolation::None {
+            return Err(Error::Spec("an image can only be shown where there are namespaces".into()));
+        }
         Running::start(self, init::Request::Run(self.plan(spec)))
     }
 

@@ -33,6 +33,9 @@ pub struct Spec {
     /// staged root is all of them together, and what the command writes goes into `exec`, never into them. A character
     /// device 0/0 in one hides what lies below. Only for [`crate::Isolation::Namespaces`].
     pub lower: Vec<PathBuf>,
+    /// A root file system, as an absolute path of the host, that is shown instead of the host's system directories. Only
+    /// for [`crate::Isolation::Namespaces`].
+    pub image: Option<PathBuf>,
     /// When to stop it.
     pub timeout: Option<Duration>,
     /// What it may use.
@@ -148,6 +151,9 @@ impl Spec {
                 return Err(Error::Spec(format!("the path `{}` leaves the staged root", path.display())));
             }
         }
+        if let Some(image) = self.image.as_ref().filter(|image| !image.is_absolute()) {
+            return Err(Error::Spec(format!("the path `{}` of the image is not absolute", image.display())));
+        }
         let strings = self.environment.iter().flat_map(|(name, value)| [name, value]);
         if strings.chain(&self.arguments).any(|string| string.contains('\0')) {
             return Err(Error::Spec("an argument or a variable holds a NUL byte".into()));
@@ -178,6 +184,7 @@ mod tests {
             Spec { environment: vec![("".into(), "c".into())], ..good.clone() },
             Spec { working_directory: "../x".into(), ..good.clone() },
             Spec { writable: vec!["/etc".into()], ..good.clone() },
+            Spec { image: Some("image".into()), ..good.clone() },
         ];
         for spec in bad {
             assert!(matches!(spec.check(), Err(Error::Spec(_))), "{spec:?}");

@@ -41,7 +41,7 @@ use classes::{ClassId, Classes};
 use job::{Identity, Job, Place};
 use learning::Learning;
 use mortar_model::{
-    Waiting,
+    Waiting, image,
     session::{FromWorker, ToWorker},
 };
 use need::Demand;
@@ -242,7 +242,7 @@ impl State {
 
     /// What the action asks for in all, and what it would wait for.
     fn demand(&self, submitted: &Submitted) -> (Arc<Demand>, Outlook) {
-        let mut platform = submitted.submission.platform.clone();
+        let mut platform = image::canonical(&submitted.submission.platform);
         platform.properties.retain(|property| !self.config.ignored_properties.contains(&property.name));
         let declared = submitted.submission.need;
         let need = declared.or(self.learning.need(&submitted.context.request));

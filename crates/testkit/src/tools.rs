@@ -46,6 +46,11 @@ pub fn debian_source(name: &str) -> Result<PathBuf> {
     present(&format!("the Debian source `{name}`"), test_dir().join("sources").join(name))
 }
 
+/// A root file system of Debian with `tcc` in it.
+pub fn debian_image() -> Result<PathBuf> {
+    present("the image of Debian", test_dir().join("images/debian-tcc"))
+}
+
 fn present(what: &str, path: PathBuf) -> Result<PathBuf> {
     if !path.exists() {
         bail!("{what} is absent (`{}`)\nHint: run `cargo xtask setup`", path.display());

@@ -16,6 +16,8 @@ pub struct WorkerConfig {
     pub capacity: Capacity,
     /// Where input roots are built: best on the file system of the local store, so that files can be linked.
     pub work_directory: PathBuf,
+    /// The directory of the images that actions may run in.
+    pub images: PathBuf,
     /// Applied where neither the action nor the server names a limit.
     pub default_timeout: Duration,
     /// An action that asks for more is refused.
@@ -33,13 +35,15 @@ pub struct WorkerConfig {
 impl WorkerConfig {
     /// A worker of this name that works in this directory; the rest is the default.
     pub fn new(name: impl Into<String>, work_directory: impl Into<PathBuf>) -> Self {
+        let work_directory = work_directory.into();
         let slots = std::thread::available_parallelism().map_or(1, |cores| cores.get());
         Self {
             name: name.into(),
             slots: u32::try_from(slots).unwrap_or(1),
             platform: Platform::default(),
             capacity: Capacity::default(),
-            work_directory: work_directory.into(),
+            images: work_directory.join("images"),
+            work_directory,
             default_timeout: Duration::from_secs(15 * 60),
             maximum_timeout: Duration::from_secs(24 * 60 * 60),
             sandbox: mortar_sandbox::Config::default(),

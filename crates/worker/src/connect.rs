@@ -30,7 +30,7 @@ const LARGEST_MESSAGE: usize = 64 << 20;
 /// on, and is brought along into the next session.
 pub async fn connect(worker: Worker, address: &str, mut shutdown: Shutdown) -> Result<()> {
     let endpoint = endpoint(address)?;
-    let mut attempts = Attempts::new(worker);
+    let mut attempts = Attempts::new(worker, true);
     let served = dial(&mut attempts, address, &endpoint, &mut shutdown).await;
     attempts.stop().await;
     served

@@ -7,6 +7,7 @@ use crate::{
     cache::{DirectoryCache, Lease},
     collect::{Collected, Collector},
     fetch::{Fetched, fetch},
+    images::{self, Images, InUse},
     job::Job,
     outputs::Places,
     record::record,
@@ -19,8 +20,8 @@ use crate::{
 };
 use async_trait::async_trait;
 use mortar_model::{
-    Clock, Command, Context, Digest, DigestFunction, Error, ExecuteRequest, ExecutionMetadata, Executor,
-    Kind, Outcome, Progress, Result, Stage, SystemClock, Termination, session::Run,
+    Action, Clock, Command, Context, Digest, DigestFunction, Error, ExecuteRequest, ExecutionMetadata,
+    Executor, Kind, Outcome, Progress, Result, Stage, SystemClock, Termination, session::Run,
 };
 use mortar_sandbox::{Ending, Exit, Isolation, Layers, Sandbox, Spec};
 use std::{path::Path, sync::Arc, time::Duration};
@@ -35,6 +36,7 @@ struct Inner {
     config: WorkerConfig,
     stores: Stores,
     sandbox: Sandbox,
+    images: Images,
     layers: Layers,
     known: Known,
     /// Where the kernel lays directories over each other for us. Goes before the directory that it is in.
@@ -64,7 +66,8 @@ impl Worker {
         tracing::info!(isolation = ?config.sandbox.isolation, %layers, "the worker is ready to run actions");
         let clock = Arc::new(SystemClock);
         let known = Known::default();
-        Ok(Self(Arc::new(Inner { config, stores, sandbox, layers, known, cache, scratch, clock })))
+        let images = Images::new(&config.images);
+        Ok(Self(Arc::new(Inner { config, stores, sandbox, images, layers, known, cache, scratch, clock })))
     }
 
     /// How this worker was set up.
@@ -75,6 +78,17 @@ impl Worker {
     /// What the machine permits.
     pub fn layers(&self) -> &Layers {
         &self.0.layers
+    }
+
+    /// The images that actions may run in, as they are announced; none where the host's files cannot be hidden.
+    pub fn images(&self) -> Vec<String> {
+        if self.0.config.sandbox.isolation == Isolation::None {
+            return Vec::new();
+        }
+        self.0.images.announced().unwrap_or_else(|error| {
+            tracing::warn!("the images cannot be told: {error}");
+            Vec::new()
+        })
     }
 
     /// What the input roots that are kept for later actions take on disk: bytes, and files with directories and links.
@@ -163,6 +177,7 @@ impl Inner {
         let source = Source { job, stores: &self.stores };
         let Fetched { action, command, root } = fetch(&source, &self.known, self.config.limits).await?;
         let limit = run::time_limit(&action, default_timeout, &self.config)?;
+        let image = self.image(&action, &command).await?;
         let places = Places::of(&command, &root)?;
         let protection = Protection { link: self.sandbox.protects_inputs(), owner: self.sandbox.owner() };
         let plan = Plan { root, places, exec: directory.join("exec"), protection };
@@ -174,14 +189,18 @@ impl Inner {
         let layers =
             lower.as_ref().map(|lower| self.scratch.seen_from_run(&lower.layers())).unwrap_or_default();
         let usable = self.config.usable.clone();
-        let launch = Launch { directory: directory.into(), writable, lower: layers, limit, usable };
+        let seen = image.as_ref().map(|image| image.root().to_owned());
+        let directory = directory.to_owned();
+        let launch =
+            Launch { directory: directory.clone(), writable, lower: layers, image: seen, limit, usable };
         let exit = run::run(job, &self.sandbox, &command, launch).await?;
+        drop(image);
         job.note(|times| &mut times.execution_completed);
         job.metadata.virtual_execution_duration = Some(exit.wall);
         job.metadata.usage = Some(run::usage(&exit));
 
         job.enter(|times| &mut times.output_upload_start);
-        let mut collected = self.collect(job, command, directory, lower, &exit).await?;
+        let mut collected = self.collect(job, command, &directory, lower, &exit).await?;
         upload(job, &*self.stores.blobs, &mut collected).await?;
         job.note(|times| &mut times.output_upload_completed);
         job.note(|times| &mut times.worker_completed);
@@ -189,6 +208,16 @@ impl Inner {
         let outcome = outcome(job, collected, &exit, limit, &self.config.usable);
         record(job, &*self.stores.actions, &action, &outcome).await?;
         Ok(outcome)
+    }
+
+    /// The image that the action asks for.
+    async fn image(&self, action: &Action, command: &Command) -> Result<Option<InUse>> {
+        // Older clients have it in the command alone.
+        let Some(wanted) = action.platform.clone().or_else(|| command.platform.clone()) else {
+            return Ok(None);
+        };
+        let (images, offered) = (self.images.clone(), self.config.platform.clone());
+        blocking(move || images::choose(&images, &wanted, &offered)).await
     }
 
     async fn collect(

@@ -3,7 +3,7 @@
 //! Life of an action (`executor.rs`, one file a step):
 //!
 //! 1. `fetch` reads the Action, its Command and the directories of its input root (`tree`).
-//! 2. `outputs` tells where outputs go; `stage` sees to the input root: a large one is kept for all actions that have it
+//! 2. `images` has the root file system that it may ask for. `outputs` tells where outputs go; `stage` sees to the input root: a large one is kept for all actions that have it
 //!    (`cache`) and the run's own directory laid over it, a small one is made for this action alone.
 //! 3. `run` starts the command in the sandbox and waits for its end, its time limit, or a cancel.
 //! 4. `collect` looks at what the command left; `upload` stores it.
@@ -22,6 +22,7 @@ mod config;
 mod connect;
 mod executor;
 mod fetch;
+mod images;
 mod job;
 mod merged;
 mod outputs;
@@ -39,6 +40,7 @@ mod upload;
 pub use config::{CacheLimits, Limits, Near, Stores, WorkerConfig};
 pub use connect::connect;
 pub use executor::Worker;
+pub use images::{Images, Imported};
 pub use scratch::check_directory;
 pub use session::{SessionEnd, serve};
 pub use shutdown::{Phase, Shutdown, ShutdownHandle, shutdown};

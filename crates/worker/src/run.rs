@@ -17,6 +17,8 @@ pub struct Launch {
     pub writable: Vec<PathBuf>,
     /// What the input root is laid over, the uppermost first.
     pub lower: Vec<PathBuf>,
+    /// The root file system that it sees instead of the host's.
+    pub image: Option<PathBuf>,
     /// When it is stopped.
     pub limit: Duration,
     /// What it may use.
@@ -49,6 +51,7 @@ pub async fn run(job: &Job, sandbox: &Sandbox, command: &Command, launch: Launch
         working_directory: Path::new(&command.working_directory).into(),
         writable: launch.writable,
         lower: launch.lower,
+        image: launch.image,
         timeout: Some(launch.limit),
         limits: launch.usable,
     };

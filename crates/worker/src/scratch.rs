@@ -31,6 +31,8 @@ const LOCK: &str = "lock";
 const CACHE: &str = "cache";
 /// What dead processes left, on its way out.
 const REMAINS: &str = "remains";
+/// Where images are, unless they are elsewhere.
+const IMAGES: &str = "images";
 /// What begins so is the store of a worker, or its lock.
 const STORE: &str = "store-";
 
@@ -116,6 +118,7 @@ fn refuse_foreign(parent: &Path, entries: &[fs::DirEntry]) -> Result<()> {
         let name = entry.file_name();
         name == LOCK
             || name == "lost+found"
+            || name == IMAGES
             || name.to_string_lossy().starts_with(STORE)
             || is_of_a_process(&entry.path())
     };

@@ -8,6 +8,7 @@ use crate::{Phase, Shutdown, Worker, capacity, undelivered::Undelivered};
 use mortar_model::{
     Blame, Context, Digest, Error, ExecutionMetadata, Kind, Outcome, Progress, Result, Stage,
     clock::since_epoch,
+    image,
     session::{ExecutionId, FromWorker, Held, Hello, OLDEST_VERSION, Run, ToWorker, VERSION},
 };
 use std::{
@@ -35,6 +36,8 @@ pub enum SessionEnd {
     Lost,
     /// The server speaks another version.
     Incompatible,
+    /// The worker has other images than it announced; the next session announces them.
+    Outdated,
 }
 
 /// Serves one server until it goes away or we are asked to stop. Nothing runs any more when this returns.
@@ -44,7 +47,7 @@ pub async fn serve(
     incoming: mpsc::Receiver<ToWorker>,
     shutdown: Shutdown,
 ) -> SessionEnd {
-    let mut attempts = Attempts::new(worker);
+    let mut attempts = Attempts::new(worker, false);
     let end = attempts.serve(outgoing, incoming, shutdown).await;
     attempts.stop().await;
     end
@@ -64,6 +67,10 @@ pub(crate) struct Attempts {
     heard: mpsc::UnboundedReceiver<FromWorker>,
     unsaid: VecDeque<FromWorker>,
     phase: Phase,
+    /// The images that were announced.
+    images: Vec<String>,
+    /// Whether what runs goes on in the next session.
+    carries: bool,
 }
 
 struct Running {
@@ -73,7 +80,7 @@ struct Running {
 }
 
 impl Attempts {
-    pub(crate) fn new(worker: Worker) -> Self {
+    pub(crate) fn new(worker: Worker, carries: bool) -> Self {
         let (reports, heard) = mpsc::unbounded_channel();
         let began = since_epoch(SystemTime::now()).as_nanos();
         let process = format!("{}-{}-{began:x}", worker.config().name, std::process::id());
@@ -88,6 +95,8 @@ impl Attempts {
             heard,
             unsaid: VecDeque::new(),
             phase: Phase::Serving,
+            images: Vec::new(),
+            carries,
         }
     }
 
@@ -149,7 +158,12 @@ impl Attempts {
                 },
                 Some(report) = self.heard.recv() => self.unsaid.push_back(report),
                 Some(ended) = self.tasks.join_next(), if !self.tasks.is_empty() => self.finish(ended),
-                _ = heartbeat.tick() => self.beat(),
+                _ = heartbeat.tick() => {
+                    if self.is_outdated() {
+                        return SessionEnd::Outdated;
+                    }
+                    self.beat();
+                }
                 phase = shutdown.beyond(self.phase) => self.advance(phase),
             }
         }
@@ -162,6 +176,7 @@ impl Attempts {
             self.finish(ended);
         }
         self.unsaid.clear();
+        self.images = self.worker.images();
         let hello = self.hello();
         self.unsaid.push_back(FromWorker::Hello(hello));
         self.unsaid.extend(self.undelivered.again());
@@ -169,7 +184,8 @@ impl Attempts {
 
     fn hello(&self) -> Hello {
         let (config, slots) = (self.worker.config(), self.worker.config().slots.max(1));
-        let images = config.platform.properties.iter().filter(|property| property.name == IMAGE);
+        let offered = config.platform.properties.iter().filter(|property| property.name == image::PROPERTY);
+        let offered = offered.map(|property| property.value.clone());
         let running = self.running.iter().map(|(execution, running)| Held {
             execution: execution.clone(),
             context: running.context.clone(),
@@ -183,7 +199,7 @@ impl Attempts {
             capacity: capacity::of(config.capacity, slots),
             process: self.process.clone(),
             layers: vec![self.worker.layers().to_string()],
-            images: images.map(|property| property.value.clone()).collect(),
+            images: self.images.iter().cloned().chain(offered).collect(),
             draining: self.phase > Phase::Serving,
             held: running.chain(self.undelivered.held()).collect(),
         }
@@ -270,6 +286,15 @@ impl Attempts {
         }
     }
 
+    /// Whether there are other images now, and nothing would be lost with this session.
+    fn is_outdated(&self) -> bool {
+        let may_end = self.is_empty() || (self.carries && self.version > OLDEST_VERSION);
+        self.phase == Phase::Serving
+            && may_end
+            && self.unsaid.is_empty()
+            && self.worker.images() != self.images
+    }
+
     fn beat(&mut self) {
         if self.unsaid.is_empty() {
             self.unsaid.push_back(FromWorker::Heartbeat);
@@ -286,9 +311,6 @@ impl Attempts {
         self.phase = phase;
     }
 }
-
-/// The property that names images.
-const IMAGE: &str = "container-image";
 
 fn ticks(period: Duration) -> Interval {
     let mut ticks = interval(period.max(Duration::from_millis(10)));

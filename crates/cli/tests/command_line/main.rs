@@ -9,6 +9,7 @@ mod care;
 mod disk;
 mod failures;
 mod help;
+mod images;
 mod introspection;
 mod memory;
 mod precedence;

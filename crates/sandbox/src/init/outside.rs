@@ -10,8 +10,8 @@ use super::{
 };
 use crate::Assembly;
 use std::{
-    fs::File,
-    os::fd::AsRawFd,
+    fs::{self, File},
+    os::{fd::AsRawFd, unix::fs::MetadataExt},
     path::{Path, PathBuf},
 };
 
@@ -32,9 +32,29 @@ pub struct Outside {
 
 /// What a root is made from.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Shown {
-    /// Further directories of the host.
-    pub directories: Vec<PathBuf>,
+pub enum Shown {
+    /// The host's system directories, and these.
+    Host(Vec<PathBuf>),
+    /// An image.
+    Image(Image),
+}
+
+/// A directory that is shown as the root. Another one that is put in its place is another image.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Image {
+    /// Where it is.
+    pub path: PathBuf,
+    /// Device, inode, and the time at which the inode was last changed.
+    identity: (u64, u64, i64, i64),
+}
+
+impl Shown {
+    fn to(plan: &Plan) -> Result<Self, Failure> {
+        let Some(path) = &plan.spec.image else { return Ok(Self::Host(plan.host_directories.clone())) };
+        let found = fs::symlink_metadata(path).step(|| format!("look at the image `{}`", path.display()))?;
+        let identity = (found.dev(), found.ino(), found.ctime(), found.ctime_nsec());
+        Ok(Self::Image(Image { path: path.clone(), identity }))
+    }
 }
 
 impl Outside {
@@ -58,8 +78,7 @@ impl Outside {
 
     /// Calls `inside` where the run's root is all there is, and returns to the host's files.
     pub fn within_root<T>(&mut self, plan: &Plan, inside: impl FnOnce() -> T) -> Result<T, Failure> {
-        let shown = Shown { directories: plan.host_directories.clone() };
-        self.prepare(shown)?;
+        self.prepare(Shown::to(plan)?)?;
         let (_, root) = self.roots.last().expect("a root was just made or found");
         enter(root)?;
         let result = inside();

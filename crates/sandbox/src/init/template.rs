@@ -1,12 +1,17 @@
-//! The root that runs have in common: the host's system directories, a little of `/etc`, a small `/dev`, and the
-//! places for what each run has for itself. Read-only as a whole.
+//! The root that runs have in common: the host's system directories with a little of `/etc`, or all of an image; a
+//! small `/dev`, and the places for what each run has for itself. Read-only as a whole.
 
-use super::{Failure, Step, mounts, outside::Shown};
+use super::{
+    Failure, Step, mounts,
+    outside::{Image, Shown},
+};
 use crate::{EXEC_ROOT, spec};
 use nix::mount::MsFlags;
 use std::{
-    fs, io,
-    os::unix::fs::symlink,
+    ffi::OsString,
+    fs::{self, File},
+    io,
+    os::{fd::AsRawFd, unix::fs::symlink},
     path::{Path, PathBuf},
 };
 
@@ -57,11 +62,13 @@ const DEVICE_LINKS: [(&str, &str); 5] = [
 pub fn build(shown: &Shown) -> Result<(), Failure> {
     mounts::isolate()?;
     let base = base()?;
+    // Opened before the new root is mounted, which may hide the way to it.
+    let source = Source::open(shown)?;
     mounts::fresh("tmpfs", base, MsFlags::MS_NOSUID | MsFlags::MS_NODEV, "mode=0755")?;
-    for directory in SYSTEM.iter().map(Path::new).chain(shown.directories.iter().map(PathBuf::as_path)) {
-        show(directory, base)?;
+    match source {
+        Source::Host(directories) => host(directories, base)?,
+        Source::Image(opened) => image(Path::new(&format!("/proc/self/fd/{}", opened.as_raw_fd())), base)?,
     }
-    etc(base)?;
     for place in ["dev/shm", "dev/pts", "proc", "tmp"] {
         create_dir(&base.join(place))?;
     }
@@ -85,6 +92,23 @@ pub fn build(shown: &Shown) -> Result<(), Failure> {
     mounts::pivot(base)
 }
 
+/// Where files come from, so that they can be reached whatever is mounted over them.
+enum Source<'a> {
+    Host(&'a [PathBuf]),
+    Image(File),
+}
+
+impl<'a> Source<'a> {
+    fn open(shown: &'a Shown) -> Result<Self, Failure> {
+        match shown {
+            Shown::Host(directories) => Ok(Self::Host(directories)),
+            Shown::Image(Image { path, .. }) => {
+                File::open(path).map(Self::Image).step(|| format!("open the image `{}`", path.display()))
+            }
+        }
+    }
+}
+
 /// A directory that every host has, and that holds nothing we would show, to mount the new root on.
 pub fn base() -> Result<&'static Path, Failure> {
     let candidates = ["/tmp", "/var/tmp", "/run", "/mnt"].map(Path::new);
@@ -95,20 +119,71 @@ pub fn base() -> Result<&'static Path, Failure> {
         .step(|| "find a directory to mount the root on".into())
 }
 
-/// Shows a path of the host at the same place: a directory or file bound, a link as that link, an absent one not.
+fn host(directories: &[PathBuf], base: &Path) -> Result<(), Failure> {
+    for directory in SYSTEM.iter().map(Path::new).chain(directories.iter().map(PathBuf::as_path)) {
+        show(directory, base)?;
+    }
+    etc(base)?;
+    create_dir(&base.join("etc"))?;
+    for (name, text) in OWN_ETC {
+        write_etc(base, name, text)?;
+    }
+    Ok(())
+}
+
+/// Shows what lies in an image, but for what is the sandbox's own.
+fn image(image: &Path, base: &Path) -> Result<(), Failure> {
+    for name in entries(image)? {
+        if !OWN.iter().any(|own| name == *own) && name != "etc" {
+            show_as(&image.join(&name), &base.join(&name))?;
+        }
+    }
+    let etc = image.join("etc");
+    // A link would be followed on the host here.
+    let is_directory = fs::symlink_metadata(&etc).is_ok_and(|found| found.is_dir());
+    let is_there = |name: &str| is_directory && fs::symlink_metadata(etc.join(name)).is_ok();
+    let lacking: Vec<_> = OWN_ETC.iter().filter(|(name, _)| !is_there(name)).collect();
+    if lacking.is_empty() {
+        return show_as(&etc, &base.join("etc"));
+    }
+    create_dir(&base.join("etc"))?;
+    for name in if is_directory { entries(&etc)? } else { Vec::new() } {
+        show_as(&etc.join(&name), &base.join("etc").join(&name))?;
+    }
+    lacking.into_iter().try_for_each(|(name, text)| write_etc(base, name, text))
+}
+
+/// What of the root is never an image's.
+const OWN: [&str; 4] = ["dev", "mortar", "proc", "tmp"];
+
+fn entries(directory: &Path) -> Result<Vec<OsString>, Failure> {
+    let step = || format!("list `{}`", directory.display());
+    let entries = fs::read_dir(directory).step(step)?;
+    entries.map(|entry| entry.map(|entry| entry.file_name()).step(step)).collect()
+}
+
+fn write_etc(base: &Path, name: &str, text: &str) -> Result<(), Failure> {
+    fs::write(base.join("etc").join(name), text).step(|| format!("write `/etc/{name}`"))
+}
+
+/// Shows a path of the host at the same place.
 fn show(path: &Path, base: &Path) -> Result<(), Failure> {
+    show_as(path, &below(base, path))
+}
+
+/// Shows a path: a directory or file bound, a link as that link, an absent one, or a device, not.
+fn show_as(path: &Path, target: &Path) -> Result<(), Failure> {
     let Ok(found) = fs::symlink_metadata(path) else { return Ok(()) };
-    let target = below(base, path);
     if found.is_symlink() {
         let to = fs::read_link(path).step(|| format!("read the link `{}`", path.display()))?;
-        create_parent(&target)?;
-        return symlink(to, &target).step(|| format!("create the link `{}`", target.display()));
+        create_parent(target)?;
+        return symlink(to, target).step(|| format!("create the link `{}`", target.display()));
     }
     if found.is_dir() {
-        create_dir(&target)?;
-        return mounts::bind(path, &target);
+        create_dir(target)?;
+        return mounts::bind(path, target);
     }
-    bind_file(path, &target)
+    if found.is_file() { bind_file(path, target) } else { Ok(()) }
 }
 
 fn etc(base: &Path) -> Result<(), Failure> {
@@ -123,10 +198,6 @@ fn etc(base: &Path) -> Result<(), Failure> {
         {
             show(&entry.path(), base)?;
         }
-    }
-    create_dir(&base.join("etc"))?;
-    for (name, text) in OWN_ETC {
-        fs::write(base.join("etc").join(name), text).step(|| format!("write `/etc/{name}`"))?;
     }
     Ok(())
 }

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod escape;
+mod image;
 mod inputs;
 mod life;
 mod limits;

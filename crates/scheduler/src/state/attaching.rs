@@ -13,7 +13,7 @@ use super::{
 };
 use crate::Failure;
 use mortar_model::{
-    Outcome,
+    Outcome, image,
     session::{self, ExecutionId, Held, Hello, ToWorker},
 };
 use std::{collections::BTreeMap, time::Instant};
@@ -41,6 +41,7 @@ impl State {
         if self.closing.is_some() && earlier.is_none() {
             return effects.push(Effect::Disconnect { worker, loss: Loss::Closing });
         }
+        hello.platform = image::offered(&hello.platform, &hello.images);
         let (held, version) = (std::mem::take(&mut hello.held), hello.version.min(session::VERSION));
         if self.pools.see(&hello) {
             effects.push(Effect::Remember(self.pools.seen().to_vec()));

@@ -4,7 +4,7 @@
 use super::need::{Demand, Room};
 use crate::KnownPool;
 use mortar_model::{
-    Platform,
+    Platform, image,
     session::{Capacity, Hello},
 };
 
@@ -19,7 +19,8 @@ pub(super) struct Pools {
 }
 
 impl Pools {
-    pub(super) fn new(configured: Vec<KnownPool>, seen: Vec<KnownPool>) -> Self {
+    pub(super) fn new(mut configured: Vec<KnownPool>, seen: Vec<KnownPool>) -> Self {
+        configured.iter_mut().for_each(|pool| pool.platform = image::canonical(&pool.platform));
         Self { configured, seen }
     }
 

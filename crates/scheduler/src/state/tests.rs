@@ -223,6 +223,29 @@ fn platforms_must_match_exactly() {
 }
 
 #[test]
+fn images_are_matched_by_what_workers_announce() {
+    let hash = "0123456789abcdef".repeat(4);
+    let by_digest = format!("docker://debian@sha256:{hash}");
+    for (wanted, fits) in
+        [("debian:12", true), ("docker://debian:12", true), (&*by_digest, true), ("debian", false)]
+    {
+        let mut play = Play::new();
+        let images = vec![format!("debian:12@sha256:{hash}")];
+        let (version, name, offer) = (session::VERSION, "w1".to_owned(), platform("os=linux"));
+        let hello = Hello { images, version, name, slots: 1, platform: offer, ..Hello::default() };
+        play.apply(Event::Join { worker: WorkerId(1), hello });
+        let wanted = platform(&format!("container-image={wanted}"));
+        let effects = play.submit(1, Submission { platform: wanted, ..action("a") });
+        assert_eq!(effects.len() == 3, fits, "{effects:?}");
+        if !fits {
+            let refusal = play.wait(40).concat();
+            let expected = "lacks `container-image=debian` (it has `container-image=debian:12`, ";
+            assert!(refusal.contains(expected), "{refusal}");
+        }
+    }
+}
+
+#[test]
 fn what_no_pool_can_run_is_refused_after_the_grace_at_start_and_explained() {
     let nearest = "no pool offers what it asks for: the nearest,";
     let cases: [(&[&str], String); 4] = [

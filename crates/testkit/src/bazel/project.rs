@@ -26,6 +26,11 @@ impl Project {
         Project::at(Path::new(env!("CARGO_MANIFEST_DIR")).join("workspaces/repository_rule"))
     }
 
+    /// `crates/testkit/workspaces/image`: an action that asks for an image, `debian-tcc`.
+    pub fn image() -> Result<Project> {
+        Project::at(Path::new(env!("CARGO_MANIFEST_DIR")).join("workspaces/image"))
+    }
+
     /// A source that `cargo xtask setup` unpacked.
     pub fn debian(name: &str) -> Result<Project> {
         Project::at(tools::debian_source(name)?)

@@ -18,6 +18,8 @@ pub struct Job {
     pub timeout: Option<prost_types::Duration>,
     pub do_not_cache: bool,
     pub skip_cache_lookup: bool,
+    /// Of the action.
+    pub platform: Option<reapi::Platform>,
 }
 
 impl Job {
@@ -41,6 +43,7 @@ impl Job {
             timeout: None,
             do_not_cache: false,
             skip_cache_lookup: false,
+            platform: None,
         }
     }
 
@@ -64,6 +67,13 @@ impl Job {
         self
     }
 
+    /// Asks for an image.
+    pub fn image(mut self, name: &str) -> Self {
+        let property = reapi::platform::Property { name: "container-image".into(), value: name.into() };
+        self.platform = Some(reapi::Platform { properties: vec![property] });
+        self
+    }
+
     /// Uploads what was not given as digests; the action's digest.
     pub async fn upload(&self, house: &House) -> reapi::Digest {
         let command = match self.command_digest.clone() {
@@ -79,6 +89,7 @@ impl Job {
             input_root_digest: Some(root),
             timeout: self.timeout,
             do_not_cache: self.do_not_cache,
+            platform: self.platform.clone(),
             ..Default::default()
         };
         house.put(self.function, action.encode_to_vec()).await

@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod caching;
+mod images;
 mod job;
 mod refusals;
 mod results;
@@ -23,7 +24,7 @@ use mortar_wire::{
     },
     status,
 };
-use mortar_worker::{Limits, ShutdownHandle, Stores, Worker, WorkerConfig};
+use mortar_worker::{Images, Limits, ShutdownHandle, Stores, Worker, WorkerConfig};
 use prost::Message;
 use std::{
     future::Future,
@@ -94,6 +95,11 @@ impl House {
         let url = self.url.clone();
         tokio::spawn(async move { mortar_worker::connect(worker, &url, shutdown).await });
         self.workers.lock().unwrap().push(handle);
+    }
+
+    /// Where the images of its workers are.
+    pub fn images(&self) -> Images {
+        Images::new(self.directory.path().join("work/images"))
     }
 
     /// Stores bytes.

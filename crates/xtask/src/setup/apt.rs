@@ -16,6 +16,7 @@ const PACKAGES: &[&str] = &[
     "bazel-rules-java",
     "bazel-rules-proto",
     "ccache",
+    "debootstrap",
     "dpkg-dev",
     "g++",
     "python-is-python3",
@@ -74,6 +75,7 @@ fn missing(packages: &[&'static str]) -> Result<Vec<&'static str>> {
     Ok(packages.iter().copied().filter(|package| !installed.contains(package)).collect())
 }
 
-fn is_root() -> Result<bool> {
+/// Whether we may install packages.
+pub fn is_root() -> Result<bool> {
     Ok(execute(Command::new("id").arg("-u"))?.trim() == "0")
 }
