@@ -53,7 +53,14 @@ impl Sink {
     ) -> Result<Self> {
         shared.check_fits(digest.size())?;
         if !left {
-            return Ok(Self::over(Draft::create(shared.clone(), path, true)?, shared.secret, digest, stamp));
+            let draft = match Draft::try_create(shared.clone(), path, true) {
+                // One of that name was given up this moment, and its file still goes. This one need not outlive the process.
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                    Draft::create(shared.clone(), shared.layout.temp_path(), false)?
+                }
+                draft => draft.map_err(|error| storage_error("creating a file", error))?,
+            };
+            return Ok(Self::over(draft, shared.secret, digest, stamp));
         }
         let draft = Draft::resume(shared.clone(), path)?;
         let mut sink = Self::over(draft, shared.secret, digest, stamp);
@@ -114,8 +121,11 @@ pub(super) struct Draft {
 
 impl Draft {
     pub fn create(shared: Arc<Shared>, path: PathBuf, outlives: bool) -> Result<Self> {
-        let disk = shared.medium.create(path, MODE);
-        let disk = disk.map_err(|error| storage_error("creating a file", error))?;
+        Self::try_create(shared, path, outlives).map_err(|error| storage_error("creating a file", error))
+    }
+
+    fn try_create(shared: Arc<Shared>, path: PathBuf, outlives: bool) -> io::Result<Self> {
+        let disk = shared.medium.create(path, MODE)?;
         let room = Reservation::none(shared.clone());
         Ok(Self { shared, disk: Some(disk), length: 0, synced: 0, outlives, room })
     }

@@ -2,7 +2,7 @@
 
 use crate::fixture::{PLENTY, config, context, fetch, files, fresh, open, until};
 use bytes::Bytes;
-use mortar_model::{Digest, Encoding, Range, Upload, UploadId, UploadSessions};
+use mortar_model::{Digest, Encoding, Forget, Range, Upload, UploadId, UploadSessions};
 use mortar_store::{DiskStore, Policy, frames};
 use std::{path::Path, sync::Arc, time::Duration};
 
@@ -92,4 +92,23 @@ async fn nobody_comes_for_it() {
     let uploads = directory.path().join("uploads");
     until("the file is gone", || files(&uploads).is_empty()).await;
     assert_eq!(store.committed(&context(), &id()).await.unwrap(), None);
+}
+
+/// As where an upload was given up this moment, and is begun anew before its file is gone.
+#[tokio::test]
+async fn a_file_that_still_goes_is_in_nobodys_way() {
+    let (digest, content) = fresh(1_500_000);
+    let directory = tempfile::tempdir().unwrap();
+    let store = open(directory.path());
+    let mut upload = begin(&store, digest, Encoding::Identity).await;
+    let [file] = &files(&directory.path().join("uploads"))[..] else { panic!("one file is begun") };
+    upload.write(content.clone()).await.unwrap();
+    upload.finish().await.unwrap();
+    assert!(store.forget(&context(), digest).await.unwrap());
+    std::fs::write(file, "of the one before").unwrap();
+    let mut again = begin(&store, digest, Encoding::Identity).await;
+    again.write(content.clone()).await.unwrap();
+    again.finish().await.unwrap();
+    assert_eq!(fetch(&*store, digest, Range::ALL).await.unwrap(), content);
+    assert_eq!(std::fs::read(file).unwrap(), b"of the one before");
 }
