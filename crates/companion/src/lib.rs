@@ -1,0 +1,3 @@
+//! The companion.
+
+pub mod race;
