@@ -7,6 +7,7 @@ mod bazelrc;
 mod bench;
 mod care;
 mod image;
+mod logs;
 mod operations;
 mod pools;
 mod server;
@@ -16,6 +17,7 @@ mod status;
 mod table;
 mod units;
 mod up;
+mod usable;
 mod worker;
 
 use clap::{Parser, Subcommand};
@@ -55,6 +57,8 @@ enum Command {
         #[command(subcommand)]
         command: operations::Command,
     },
+    /// Tell what an action writes while it runs, or has written.
+    Logs(logs::Arguments),
     /// Pause, resume or drain the workers of a server.
     Workers {
         #[command(subcommand)]
@@ -111,6 +115,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
             Command::Worker(arguments) => worker::run(arguments).await?,
             Command::Status(arguments) => status::run(arguments).await?,
             Command::Operations { command } => operations::run(command).await?,
+            Command::Logs(arguments) => logs::run(arguments).await?,
             Command::Workers { command } => care::workers::run(command).await?,
             Command::Purge(arguments) => care::purge::run(arguments).await?,
             Command::Store { command } => return care::store::run(command).await,

@@ -1,7 +1,14 @@
 //! What every call carries: for whom, on whose behalf, until when. Passed, never ambient.
 
 use crate::{Error, Result};
-use std::{fmt, sync::Arc, time::Instant};
+use std::{
+    fmt,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Instant,
+};
 
 /// The circumstances of one call.
 #[derive(Clone, Debug, Default)]
@@ -27,7 +34,39 @@ pub struct Operation {
     pub name: String,
     /// It was on a worker when an earlier run of the server ended.
     pub was_running: bool,
+    /// Somebody wants it to end at once, and not only waits no longer.
+    pub unwanted: Unwanted,
 }
+
+/// A mark that is set once.
+#[derive(Debug, Default)]
+pub struct Unwanted(AtomicBool);
+
+impl Unwanted {
+    /// Sets it.
+    pub fn set(&self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether it was set.
+    pub fn is_set(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+impl Clone for Unwanted {
+    fn clone(&self) -> Self {
+        Self(AtomicBool::new(self.is_set()))
+    }
+}
+
+impl PartialEq for Unwanted {
+    fn eq(&self, other: &Self) -> bool {
+        self.is_set() == other.is_set()
+    }
+}
+
+impl Eq for Unwanted {}
 
 impl Context {
     /// A context of the default instance without a caller; for work that the server does by itself.

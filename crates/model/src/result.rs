@@ -111,6 +111,8 @@ pub struct ExecutionMetadata {
     pub usage: Option<Usage>,
     /// Why it is not yet on a worker; only while it is queued.
     pub waiting: Option<Arc<Waiting>>,
+    /// Attempts before this one, and how workers failed at them, for people. Not told to clients as such.
+    pub setbacks: Option<Arc<[String]>>,
 }
 
 /// What a command used of its machine.

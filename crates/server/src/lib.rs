@@ -5,7 +5,9 @@ pub mod admin;
 pub mod assemble;
 pub mod bazelrc;
 pub mod care;
+mod infrastructure_log;
 mod introspection;
+pub mod live_logs;
 mod look_up;
 mod metrics;
 mod missing;
@@ -18,6 +20,6 @@ mod worker_sessions;
 
 pub use assemble::{Server, Settings};
 pub use care::Care;
-pub use mortar_scheduler::{Abandoned, Config as SchedulerConfig, KnownPool, Scheduler, WorkerLink};
+pub use mortar_scheduler::{Abandoned, Config as SchedulerConfig, KnownPool, Scheduler};
 pub use mortar_store::LeaseTerms;
 pub use rewind::RewindStats;

@@ -17,6 +17,7 @@ mod inline;
 mod introspection;
 pub mod limits;
 pub mod listener;
+mod log_streams;
 mod long_running;
 mod operation_message;
 mod operations;
@@ -25,12 +26,14 @@ mod tree;
 
 use axum::Router;
 use budget::Budget;
+use log_streams::LogStreams;
 use mortar_model::{
     ActionCache, BlobStore, Chunks, EncodedBlobs, Executor, HashIndex, UploadSessions, Values,
 };
 use mortar_wire::{longrunning::operations_server::OperationsServer, reapi};
 use std::{sync::Arc, time::Duration};
 
+pub use log_streams::LiveLogs;
 pub use operations::{OperationJournal, OperationSummary, Operations, Resumed};
 pub use traffic::Traffic;
 
@@ -82,6 +85,7 @@ pub fn router(ports: &Ports, operations: Option<Operations>, more: Router) -> Ro
         .add_service(introspection::health())
         .add_service(introspection::reflection())
         .add_service(introspection::reflection_alpha());
+    let logs = operations.clone().map(|operations| LogStreams::new(operations, ports.blobs.clone()));
     if let Some(operations) = operations {
         let long_running = long_running::Service::new(operations.clone(), ports.blobs.clone());
         routes
@@ -93,7 +97,7 @@ pub fn router(ports: &Ports, operations: Option<Operations>, more: Router) -> Ro
         .routes()
         .into_axum_router()
         .reset_fallback()
-        .merge(bytestream::Service::new(ports, budget.clone()).routes())
+        .merge(bytestream::Service::new(ports, budget.clone(), logs).routes())
         .merge(more)
         .fallback(move |request: axum::extract::Request| http_cache::handle(http.clone(), request))
 }

@@ -68,6 +68,7 @@ pub fn metadata_from_wire(metadata: reapi::ExecutedActionMetadata) -> ExecutionM
         output_upload_completed: timestamp_from_wire(metadata.output_upload_completed_timestamp),
         usage: None,
         waiting: None,
+        setbacks: None,
     };
     auxiliary::from_wire(&metadata.auxiliary_metadata, &mut known);
     known

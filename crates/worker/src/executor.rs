@@ -9,6 +9,7 @@ use crate::{
     fetch::{Fetched, fetch},
     images::{self, Images, InUse},
     job::Job,
+    live_logs::LiveLogs,
     outputs::Places,
     record::record,
     run::{self, Launch},
@@ -42,6 +43,7 @@ struct Inner {
     /// Where the kernel lays directories over each other for us. Goes before the directory that it is in.
     cache: Option<DirectoryCache>,
     scratch: Scratch,
+    logs: LiveLogs,
     clock: Arc<dyn Clock>,
 }
 
@@ -63,11 +65,18 @@ impl Worker {
                 "no control group can limit actions in: {what}; weaker limits apply where there are any"
             );
         }
+        if config.usable.cpu_millis.is_some() && sandbox.without_control_groups().contains(&"cpu") {
+            tracing::warn!(
+                "actions are not held to their share of processors: no control group can do that here"
+            );
+        }
         tracing::info!(isolation = ?config.sandbox.isolation, %layers, "the worker is ready to run actions");
         let clock = Arc::new(SystemClock);
         let known = Known::default();
         let images = Images::new(&config.images);
-        Ok(Self(Arc::new(Inner { config, stores, sandbox, images, layers, known, cache, scratch, clock })))
+        let logs = LiveLogs::default();
+        let inner = Inner { config, stores, sandbox, images, layers, known, cache, scratch, logs, clock };
+        Ok(Self(Arc::new(inner)))
     }
 
     /// How this worker was set up.
@@ -96,6 +105,11 @@ impl Worker {
         self.0.cache.as_ref().map_or((0, 0), DirectoryCache::usage)
     }
 
+    /// What the commands that run have written.
+    pub(crate) fn logs(&self) -> &LiveLogs {
+        &self.0.logs
+    }
+
     /// Runs one action as a server asks. It is over, and nothing of it is left, when this returns: to stop it, cancel it
     /// and go on waiting. Progress is told each step with the times so far.
     pub async fn run(
@@ -115,7 +129,9 @@ impl Worker {
         };
         job.enter(|times| &mut times.worker_start);
         let directory = inner.scratch.directory().await?;
+        inner.logs.begin(&run.execution, &directory);
         let result = Box::pin(inner.steps(&mut job, run.default_timeout, &directory)).await;
+        inner.logs.end(&run.execution);
         inner.scratch.remove(directory).await;
         result
     }

@@ -9,6 +9,8 @@
 //! 4. `collect` looks at what the command left; `upload` stores it.
 //! 5. `record` puts the result of a success into the action cache.
 //!
+//! What a command has written by now can be read while it runs (`live_logs`).
+//!
 //! Storage, action cache and the way to the server are passed in: in one process with the server they are the
 //! server's own, elsewhere they are remote. Queues, retries and merging are the server's business.
 
@@ -24,6 +26,7 @@ mod executor;
 mod fetch;
 mod images;
 mod job;
+mod live_logs;
 mod merged;
 mod outputs;
 mod record;

@@ -21,12 +21,16 @@ pub fn marker() -> String {
 
 /// Uploads an action that runs `sleep` as `marker` for so many seconds and then says that it is rested.
 pub async fn upload_nap(remote: &Remote, marker: &str, seconds: u32) -> Digest {
+    upload(remote, marker, &format!("./{marker} {seconds}; echo rested"), true).await
+}
+
+/// Uploads an action that runs this script, which may call `sleep` as `./marker`.
+pub async fn upload(remote: &Remote, marker: &str, script: &str, do_not_cache: bool) -> Digest {
     let sleep = put(remote, std::fs::read("/bin/sleep").unwrap()).await;
     let file = FileNode { name: marker.into(), digest: sleep, is_executable: true, properties: None };
     let root = put(remote, encode_directory(&Directory { files: vec![file], ..Default::default() })).await;
-    let script = format!("./{marker} {seconds}; echo rested");
     let command = mortar_model::Command {
-        arguments: vec!["/bin/sh".into(), "-c".into(), script],
+        arguments: vec!["/bin/sh".into(), "-c".into(), script.into()],
         environment: vec![("PATH".into(), "/usr/bin:/bin".into())],
         ..Default::default()
     };
@@ -34,7 +38,7 @@ pub async fn upload_nap(remote: &Remote, marker: &str, seconds: u32) -> Digest {
         command_digest: put(remote, encode_command(&command)).await,
         input_root_digest: root,
         timeout: None,
-        do_not_cache: true,
+        do_not_cache,
         platform: None::<Platform>,
     };
     put(remote, encode_action(&action)).await
@@ -46,7 +50,8 @@ pub async fn execute(remote: &Remote, action_digest: Digest) -> mortar_model::Re
     remote.execute(&Context::internal(), request, &()).await
 }
 
-async fn put(remote: &Remote, bytes: impl Into<bytes::Bytes>) -> Digest {
+/// Uploads bytes.
+pub async fn put(remote: &Remote, bytes: impl Into<bytes::Bytes>) -> Digest {
     let bytes = bytes.into();
     let digest = Digest::of(DigestFunction::Sha256, &bytes);
     remote.write(&Context::internal(), digest, Blob::bytes(bytes)).await.unwrap();

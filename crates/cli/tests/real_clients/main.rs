@@ -17,6 +17,7 @@ mod image;
 mod kill_under_load;
 mod lost_blobs;
 mod repository_rules;
+mod server_logs;
 
 use mortar_testkit::bazel::Processes;
 use mortar_testkit::mortar::Mortar;

@@ -117,6 +117,16 @@ impl State {
         }
     }
 
+    /// A client leaves and wants an end of it: what nobody else waits for is not finished for the cache either.
+    pub(super) fn cancel(&mut self, ticket: TicketId, effects: &mut Vec<Effect>) {
+        let job = self.tickets.get(&ticket).map(|(job, _)| *job);
+        self.leave(ticket, effects);
+        if let Some(id) = job.filter(|id| self.abandoned.contains(id)) {
+            self.counters.cancelled += 1;
+            self.forget(id, effects);
+        }
+    }
+
     /// A job is in the class of one of those that wait for it.
     fn inherit(&mut self, id: TicketId, heir: ClassId) {
         let Some(job) = self.jobs.get(&id) else { return };

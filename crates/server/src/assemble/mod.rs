@@ -4,7 +4,7 @@
 //! services ── blobs:    rewinding ── chunked ── disk
 //!          ├─ results:  completeness ── memory ── results ── disk
 //!          ├─ values:   named values ── disk
-//!          └─ executor: look-up ── rewinding ── queue ── (workers, in this process or others)
+//!          └─ executor: look-up ── infrastructure log ── rewinding ── queue ── (workers, in this process or others)
 //! ```
 //!
 //! Both ends of rewinding are the same: it reads from the disk, runs actions on the queue, and asks the results who made
@@ -14,7 +14,9 @@ mod encoded;
 
 use crate::{
     care::Care,
+    infrastructure_log::InfrastructureLog,
     introspection,
+    live_logs::LiveLogs,
     look_up::LookUp,
     metrics,
     operation_journal::Journal,
@@ -66,6 +68,8 @@ pub struct Server {
     pub actions: Arc<dyn ActionCache>,
     /// Who runs what.
     pub scheduler: Scheduler,
+    /// Through which workers attach to that, so that what they run can be watched.
+    pub logs: LiveLogs,
     /// Purging, verifying, imports.
     pub care: Care,
     completeness: Arc<Completeness>,
@@ -122,7 +126,8 @@ impl Server {
             staff: Arc::new(scheduler.clone()),
         });
         let rewinding = Arc::new(Rewinding::new(rewinder.clone(), results.clone()));
-        let executor = Arc::new(LookUp::new(actions.clone(), Arc::new(rewinder.clone())));
+        let logged = InfrastructureLog::new(Arc::new(rewinder.clone()), blobs.clone(), Arc::new(SystemClock));
+        let executor = Arc::new(LookUp::new(actions.clone(), Arc::new(logged)));
         let ports = Ports {
             blobs: rewinding.clone(),
             encoded: Some(Arc::new(Encoded::new(store.clone(), rewinding.clone()))),
@@ -138,8 +143,22 @@ impl Server {
             Some(journal) => Operations::new(executor).with_journal(Arc::new(journal)),
             None => Operations::new(executor),
         };
+        let logs = LiveLogs::default();
+        let operations = operations.with_live_logs(Arc::new(logs.clone()));
         operations.resume(resumed.unwrap_or_default());
-        Ok(Self { store, blobs, files, actions, scheduler, care, completeness, rewinder, operations, ports })
+        Ok(Self {
+            store,
+            blobs,
+            files,
+            actions,
+            scheduler,
+            logs,
+            care,
+            completeness,
+            rewinder,
+            operations,
+            ports,
+        })
     }
 
     /// Takes nothing new, gives what runs `drain` to end, and stops the rest. What waits is taken up after a restart.
@@ -152,8 +171,11 @@ impl Server {
     pub fn router(&self, listener: &Listener) -> Router {
         let mut own = tonic::service::Routes::builder();
         own.add_service(
-            WorkerSessionServer::new(worker_sessions::Service::new(self.scheduler.clone()))
-                .max_decoding_message_size(limits::MAX_SESSION_MESSAGE),
+            WorkerSessionServer::new(worker_sessions::Service::new(
+                self.scheduler.clone(),
+                self.logs.clone(),
+            ))
+            .max_decoding_message_size(limits::MAX_SESSION_MESSAGE),
         )
         .add_service(introspection::service(self.scheduler.clone()));
         let page = Page {

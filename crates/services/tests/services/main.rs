@@ -8,6 +8,7 @@ mod executions;
 mod http;
 mod introspection;
 mod listening;
+mod log_streams;
 mod long_running;
 
 mod streams;

@@ -27,6 +27,7 @@ pub struct Server {
     pub address: String,
     pub store: Arc<MemoryStore>,
     pub executor: Arc<FakeExecutor>,
+    pub live: Arc<crate::log_streams::FakeLogs>,
     pub channel: Channel,
 }
 
@@ -77,13 +78,14 @@ async fn start(change: impl FnOnce(Parts<'_>)) -> Server {
         lease: None,
     };
     change(Parts { ports: &mut ports, store: &store });
-    let operations = Operations::new(executor.clone());
+    let live = Arc::<crate::log_streams::FakeLogs>::default();
+    let operations = Operations::new(executor.clone()).with_live_logs(live.clone());
     let router = mortar_services::router(&ports, Some(operations), axum::Router::new());
     let listener = Listener::bind(&"127.0.0.1:0".parse().unwrap()).await.unwrap();
     let address = listener.url().strip_prefix("grpc://").unwrap().to_owned();
     tokio::spawn(listener::serve(listener, router, std::future::pending()));
     let channel = Endpoint::from_shared(format!("http://{address}")).unwrap().connect().await.unwrap();
-    Server { address, store, executor, channel }
+    Server { address, store, executor, live, channel }
 }
 
 impl Server {
