@@ -91,14 +91,13 @@ fn frame(text: &str, (rows, columns): (u16, u16)) -> String {
     format!("{BEGIN}\x1b[H{}\x1b[J{END}", lines.collect::<Vec<_>>().join("\r\n"))
 }
 
-/// As much of a line as there is room for. What follows it is cleared, but not where nothing follows: the cursor then stands
-/// on the last character.
+/// As much of a line as there is room for, without the last column: after a character there, terminals differ in what they
+/// clear.
 fn cut(line: &str, columns: usize) -> String {
-    let length = line.chars().count();
-    match length {
-        _ if length < columns => format!("{line}\x1b[K"),
-        _ if length == columns => line.to_owned(),
-        _ => line.chars().take(columns - 1).chain(['…']).collect(),
+    let room = columns - 1;
+    match line.chars().count() <= room {
+        true => format!("{line}\x1b[K"),
+        false => line.chars().take(room - 1).chain("…\x1b[K".chars()).collect(),
     }
 }
 
@@ -110,7 +109,7 @@ mod tests {
     fn a_frame_holds_what_there_is_room_for() {
         for (text, size, expected) in [
             ("a\n", (24, 80), "a\x1b[K"),
-            ("abc\nabcd\ne\n", (3, 3), "abc\r\nab…\r\ne\x1b[K"),
+            ("abc\nabcd\ne\n", (3, 4), "abc\x1b[K\r\nab…\x1b[K\r\ne\x1b[K"),
             ("a\nb\nc\nd\n", (3, 30), "a\x1b[K\r\nb\x1b[K\r\n… and 2 more lines\x1b[K"),
             ("", (0, 0), ""),
         ] {

@@ -56,7 +56,7 @@ fn summary(url: &str, status: &Status) -> String {
     let closing = if status.closing { "; it is shutting down" } else { "" };
     let counters = status.counters.unwrap_or_default();
     format!(
-        "{url}, version {}: {} waiting{oldest}, {} running, {workers}{closing}\n\
+        "{url}, version {}\n{} waiting{oldest}, {} running, {workers}{closing}\n\
          since its start: {} executed, {} joined, {} tried again, {} cancelled, {} failed\n{recalled}{why}",
         status.version,
         status.queued,
@@ -207,7 +207,8 @@ mod tests {
         let told = text("grpc://a:1", &status);
         assert_eq!(
             told,
-            "grpc://a:1, version 1: 5 waiting, 0 running, no worker is connected\n\
+            "grpc://a:1, version 1\n\
+             5 waiting, 0 running, no worker is connected\n\
              since its start: 0 executed, 0 joined, 0 tried again, 0 cancelled, 0 failed\n\
              3 of those waiting ran when the server was restarted, and their workers may bring them along\n\
              the longest wait: busy\n\

@@ -2,8 +2,8 @@
 //! three different things, and what was written until then is kept.
 
 use crate::{
-    MORTAR,
-    action::{client, put},
+    LIMIT, MORTAR,
+    action::{client, execute, marker, put, upload},
 };
 use mortar_model::{Action, Command, Directory, action::Outputs};
 use mortar_remote::Remote;
@@ -73,4 +73,23 @@ async fn each_bad_end_is_told_from_the_others() {
         let outputs: Vec<_> = result.output_files.iter().map(|file| file.path.as_str()).collect();
         assert_eq!(outputs, ["part"], "{deed}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_action_has_no_more_of_the_processors_than_it_may() {
+    let directory = tempfile::tempdir().unwrap();
+    let flags = ["--slots", "1", "--action-cpu", "0.2"];
+    let mut server = Mortar::start(MORTAR, "up", &directory.path().join("data"), &flags).unwrap();
+    if server.log().unwrap().contains("no control group can limit actions in: cpu") {
+        return server.wait_for_log("actions are not held to their share of processors", LIMIT).unwrap();
+    }
+    let remote = client(&server.grpc());
+    let busy = "i=0; while [ $i -lt 200000 ]; do i=$((i+1)); done";
+    let action = upload(&remote, &marker(), busy, true).await;
+    let outcome = execute(&remote, action).await.unwrap();
+    let metadata = outcome.result.metadata;
+    let (usage, wall) = (metadata.usage.unwrap(), metadata.virtual_execution_duration.unwrap());
+    assert_eq!(outcome.result.exit_code, 0);
+    // A fifth, but for the first period, whose share may be had at once.
+    assert!(wall > (usage.user + usage.system) * 2, "{usage:?} in {wall:?}");
 }
