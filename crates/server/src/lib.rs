@@ -6,6 +6,7 @@ pub mod assemble;
 pub mod bazelrc;
 pub mod care;
 mod introspection;
+mod look_ahead;
 mod look_up;
 mod metrics;
 mod missing;

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! services ── blobs:    rewinding ── chunked ── disk
-//!          ├─ results:  completeness ── memory ── results ── disk
+//!          ├─ results:  recorder ── completeness ── memory ── results ── disk
 //!          ├─ values:   named values ── disk
 //!          └─ executor: look-up ── rewinding ── queue ── (workers, in this process or others)
 //! ```
@@ -15,6 +15,7 @@ mod encoded;
 use crate::{
     care::Care,
     introspection,
+    look_ahead::{self, Recorder, Trails},
     look_up::LookUp,
     metrics,
     operation_journal::Journal,
@@ -72,6 +73,7 @@ pub struct Server {
     rewinder: Rewinder,
     operations: Operations,
     ports: Ports,
+    trails: Trails,
 }
 
 impl Server {
@@ -102,7 +104,8 @@ impl Server {
             None => Scheduler::start(settings.scheduler, clock.clone()),
         };
         let queue = QueueExecutor::new(scheduler.clone(), Arc::new(StoredActions::new(blobs.clone())));
-        let values = Arc::new(NamedValues::new(store.clone(), clock));
+        let values = Arc::new(NamedValues::new(store.clone(), clock.clone()));
+        let trails = Trails::new(values.clone(), clock);
         let care = Care {
             store: store.clone(),
             results: results.clone(),
@@ -126,7 +129,7 @@ impl Server {
         let ports = Ports {
             blobs: rewinding.clone(),
             encoded: Some(Arc::new(Encoded::new(store.clone(), rewinding.clone()))),
-            actions: actions.clone(),
+            actions: Arc::new(Recorder::new(actions.clone(), trails.clone())),
             uploads: store.clone(),
             index: rewinding,
             values,
@@ -139,7 +142,19 @@ impl Server {
             None => Operations::new(executor),
         };
         operations.resume(resumed.unwrap_or_default());
-        Ok(Self { store, blobs, files, actions, scheduler, care, completeness, rewinder, operations, ports })
+        Ok(Self {
+            store,
+            blobs,
+            files,
+            actions,
+            scheduler,
+            care,
+            completeness,
+            rewinder,
+            operations,
+            ports,
+            trails,
+        })
     }
 
     /// Takes nothing new, gives what runs `drain` to end, and stops the rest. What waits is taken up after a restart.
@@ -155,7 +170,12 @@ impl Server {
             WorkerSessionServer::new(worker_sessions::Service::new(self.scheduler.clone()))
                 .max_decoding_message_size(limits::MAX_SESSION_MESSAGE),
         )
-        .add_service(introspection::service(self.scheduler.clone()));
+        .add_service(introspection::service(self.scheduler.clone()))
+        .add_service(look_ahead::service(
+            self.trails.clone(),
+            self.actions.clone(),
+            self.ports.blobs.clone(),
+        ));
         let page = Page {
             url: listener.url().into(),
             store: self.store.clone(),
