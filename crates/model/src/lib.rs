@@ -31,8 +31,8 @@ pub use ports::{
     Termination,
 };
 pub use powers::{
-    Batches, Chunks, Codec, EncodedBlobs, Encoding, Forget, HashIndex, KeptResult, LocalFile, LocalFiles,
-    Pins, ResultStore, Upload, UploadId, UploadSessions, Values,
+    AheadBounds, Batches, Chunks, Codec, Coming, EncodedBlobs, Encoding, Foresight, Forget, HashIndex,
+    KeptResult, LocalFile, LocalFiles, Pins, ResultStore, Upload, UploadId, UploadSessions, Values, Whence,
 };
 pub use result::{
     ActionResult, ExecutionMetadata, LogFile, OutputDirectory, OutputFile, OutputSymlink, Usage, Waiting,

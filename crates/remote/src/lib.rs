@@ -7,6 +7,7 @@
 //!
 //! Left to others: keeping what was fetched (`mortar-store`), credentials and judging upstreams (the companion).
 
+mod ahead;
 mod batch;
 mod blobs;
 mod call;
@@ -31,7 +32,7 @@ pub use uploads::Uploads;
 
 use mortar_wire::{bytestream::byte_stream_client::ByteStreamClient, reapi};
 use pool::{Lease, Pool};
-use std::sync::Arc;
+use std::sync::{Arc, atomic::AtomicBool};
 use tokio::sync::OnceCell;
 use tonic::transport::Channel;
 
@@ -48,12 +49,20 @@ struct Inner {
     pool: Pool,
     /// What is done because the server said so, once it was asked.
     terms: OnceCell<Terms>,
+    /// The server does not know what is asked for next.
+    foresees_nothing: AtomicBool,
 }
 
 impl Remote {
     fn new(endpoint: Endpoint, options: Options) -> Self {
         let pool = Pool::new(&endpoint, &options);
-        Self(Arc::new(Inner { endpoint, options, pool, terms: OnceCell::new() }))
+        Self(Arc::new(Inner {
+            endpoint,
+            options,
+            pool,
+            terms: OnceCell::new(),
+            foresees_nothing: AtomicBool::new(false),
+        }))
     }
 
     /// Which server this is.

@@ -8,6 +8,7 @@ pub mod care;
 mod infrastructure_log;
 mod introspection;
 pub mod live_logs;
+mod look_ahead;
 mod look_up;
 mod metrics;
 mod missing;

@@ -6,7 +6,7 @@
 mod action_cache;
 mod budget;
 pub mod bytestream;
-mod call;
+pub mod call;
 mod capabilities;
 mod cas;
 mod chunks;

@@ -50,6 +50,8 @@ pub use generated::mortar::admin::v1 as admin;
 pub use generated::mortar::execution::v1 as execution_extras;
 /// What a server is doing.
 pub use generated::mortar::introspection::v1 as introspection;
+/// What builds are likely to ask for next.
+pub use generated::mortar::lookahead::v1 as look_ahead;
 /// The worker session.
 pub use generated::mortar::worker::v1 as worker;
 
@@ -94,6 +96,11 @@ mod generated {
         pub mod introspection {
             pub mod v1 {
                 include!("generated/mortar.introspection.v1.rs");
+            }
+        }
+        pub mod lookahead {
+            pub mod v1 {
+                include!("generated/mortar.lookahead.v1.rs");
             }
         }
         pub mod worker {

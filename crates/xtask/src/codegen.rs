@@ -10,6 +10,7 @@ const FILES: &[&str] = &[
     "mortar/admin/v1/admin.proto",
     "mortar/execution/v1/execution.proto",
     "mortar/introspection/v1/introspection.proto",
+    "mortar/lookahead/v1/look_ahead.proto",
     "mortar/worker/v1/session.proto",
 ];
 

@@ -2,6 +2,7 @@
 //! store, an execution through the same, and `mortar bench`, the other client.
 #![allow(clippy::unwrap_used)]
 
+mod ahead;
 mod bench;
 mod executing;
 

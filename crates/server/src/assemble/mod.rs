@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! services ── blobs:    rewinding ── chunked ── disk
-//!          ├─ results:  completeness ── memory ── results ── disk
+//!          ├─ results:  recorder ── completeness ── memory ── results ── disk
 //!          ├─ values:   named values ── disk
 //!          └─ executor: look-up ── infrastructure log ── rewinding ── queue ── (workers, in this process or others)
 //! ```
@@ -17,6 +17,7 @@ use crate::{
     infrastructure_log::InfrastructureLog,
     introspection,
     live_logs::LiveLogs,
+    look_ahead::{self, Recorder, Trails},
     look_up::LookUp,
     metrics,
     operation_journal::Journal,
@@ -76,6 +77,7 @@ pub struct Server {
     rewinder: Rewinder,
     operations: Operations,
     ports: Ports,
+    trails: Trails,
 }
 
 impl Server {
@@ -106,7 +108,8 @@ impl Server {
             None => Scheduler::start(settings.scheduler, clock.clone()),
         };
         let queue = QueueExecutor::new(scheduler.clone(), Arc::new(StoredActions::new(blobs.clone())));
-        let values = Arc::new(NamedValues::new(store.clone(), clock));
+        let values = Arc::new(NamedValues::new(store.clone(), clock.clone()));
+        let trails = Trails::new(values.clone(), clock);
         let care = Care {
             store: store.clone(),
             results: results.clone(),
@@ -131,7 +134,7 @@ impl Server {
         let ports = Ports {
             blobs: rewinding.clone(),
             encoded: Some(Arc::new(Encoded::new(store.clone(), rewinding.clone()))),
-            actions: actions.clone(),
+            actions: Arc::new(Recorder::new(actions.clone(), trails.clone())),
             uploads: store.clone(),
             index: rewinding,
             values,
@@ -158,6 +161,7 @@ impl Server {
             rewinder,
             operations,
             ports,
+            trails,
         })
     }
 
@@ -177,7 +181,12 @@ impl Server {
             ))
             .max_decoding_message_size(limits::MAX_SESSION_MESSAGE),
         )
-        .add_service(introspection::service(self.scheduler.clone()));
+        .add_service(introspection::service(self.scheduler.clone()))
+        .add_service(look_ahead::service(
+            self.trails.clone(),
+            self.actions.clone(),
+            self.ports.blobs.clone(),
+        ));
         let page = Page {
             url: listener.url().into(),
             store: self.store.clone(),
