@@ -3,6 +3,7 @@
 //! An execution outlives the stream that began it, so that WaitExecution can take it up after a broken connection. It
 //! is dropped, and with it the work, when nobody has watched it for the grace. With a journal it outlives the server.
 
+use crate::inline::Hints;
 use futures::FutureExt;
 use mortar_model::{
     Context, Digest, Error, ExecuteRequest, ExecutionMetadata, Executor, InstanceName, Kind, Outcome,
@@ -28,6 +29,7 @@ pub struct Operations {
     known: Arc<Mutex<Known>>,
     journal: Option<Arc<dyn OperationJournal>>,
     closing: Arc<AtomicBool>,
+    longest_following: Option<Duration>,
 }
 
 /// Keeps the operations that wait or run, for after a restart of the server. Must not make its caller wait.
@@ -78,6 +80,8 @@ pub(crate) struct Operation {
     pub(crate) name: String,
     pub(crate) context: Context,
     pub(crate) action_digest: Digest,
+    /// What the client wants to find in the result itself.
+    pub(crate) hints: Hints,
     state: watch::Sender<State>,
     /// What the journal calls it, once that has it.
     kept: OnceLock<u64>,
@@ -129,7 +133,13 @@ impl Operations {
 
     /// Operations that `executor` carries out.
     pub fn new(executor: Arc<dyn Executor>) -> Self {
-        Self { executor, known: Arc::default(), journal: None, closing: Arc::default() }
+        Self {
+            executor,
+            known: Arc::default(),
+            journal: None,
+            closing: Arc::default(),
+            longest_following: None,
+        }
     }
 
     /// With a journal, in which they are kept while they wait and run.
@@ -137,6 +147,18 @@ impl Operations {
     pub fn with_journal(mut self, journal: Arc<dyn OperationJournal>) -> Self {
         self.journal = Some(journal);
         self
+    }
+
+    /// With an executor that waits, up to `longest`, for inputs which follow the call.
+    #[must_use]
+    pub fn with_inputs_following(mut self, longest: Duration) -> Self {
+        self.longest_following = Some(longest);
+        self
+    }
+
+    /// How long is waited at most for inputs which follow the call; none if that is not done.
+    pub(crate) fn longest_following(&self) -> Option<Duration> {
+        self.longest_following
     }
 
     /// Takes up what was open when an earlier run of the server ended, under the names of then.
@@ -149,6 +171,7 @@ impl Operations {
                 name: operation.name.clone(),
                 context,
                 action_digest: request.action_digest,
+                hints: Hints::default(),
                 state,
                 kept,
                 started: AtomicBool::new(operation.was_running),
@@ -185,7 +208,7 @@ impl Operations {
     }
 
     /// Begins an execution.
-    pub(crate) fn start(&self, context: Context, request: ExecuteRequest) -> Watch {
+    pub(crate) fn start(&self, context: Context, request: ExecuteRequest, hints: Hints) -> Watch {
         let id = uuid::Uuid::new_v4();
         let name = match context.instance.as_str() {
             "" => format!("operations/{id}"),
@@ -197,6 +220,7 @@ impl Operations {
             name,
             context: Context { operation: Some(Arc::new(known)), ..context },
             action_digest: request.action_digest,
+            hints,
             state,
             kept: OnceLock::new(),
             started: AtomicBool::new(false),

@@ -4,8 +4,11 @@
 //! services ── blobs:    rewinding ── chunked ── disk
 //!          ├─ results:  completeness ── memory ── results ── disk
 //!          ├─ values:   named values ── disk
-//!          └─ executor: look-up ── rewinding ── queue ── (workers, in this process or others)
+//!          └─ executor: look-up ── following ── rewinding ── queue ── (workers, in this process or others)
 //! ```
+//!
+//! Whatever comes into the chunked store or the disk by a port of services or workers is told to who waits for it
+//! (`inputs::Told`), and that is *following*.
 //!
 //! Both ends of rewinding are the same: it reads from the disk, runs actions on the queue, and asks the results who made
 //! what.
@@ -14,6 +17,7 @@ mod encoded;
 
 use crate::{
     care::Care,
+    inputs::{Arrivals, Complete, Following, LONGEST_WAIT, Told},
     introspection,
     look_up::LookUp,
     metrics,
@@ -26,7 +30,9 @@ use crate::{
 };
 use axum::Router;
 use encoded::Encoded;
-use mortar_model::{ActionCache, BlobStore, ChunkingParameters, Codec, LocalFiles, Result, SystemClock};
+use mortar_model::{
+    ActionCache, BlobStore, ChunkingParameters, Codec, Executor, LocalFiles, Result, SystemClock,
+};
 use mortar_scheduler::{QueueExecutor, Scheduler};
 use mortar_services::{Operations, Ports, limits, listener::Listener};
 use mortar_store::{
@@ -70,6 +76,7 @@ pub struct Server {
     pub care: Care,
     completeness: Arc<Completeness>,
     rewinder: Rewinder,
+    arrivals: Arrivals,
     operations: Operations,
     ports: Ports,
 }
@@ -83,7 +90,8 @@ impl Server {
         let store = DiskStore::open_with(disk, policy)?;
         let chunking = ChunkingParameters::default();
         let chunked = ChunkedBlobs::new(store.clone(), store.clone(), Some(store.clone()), chunking)?;
-        let blobs: Arc<dyn BlobStore> = Arc::new(chunked.clone());
+        let arrivals = Arrivals::default();
+        let blobs: Arc<dyn BlobStore> = Arc::new(Told::new(Arc::new(chunked.clone()), &arrivals));
         let hashes = Arc::new(ChunkedHashes::new(chunked.clone(), store.clone()));
         let files = Arc::new(ChunkedFiles::new(chunked.clone(), store.clone()));
         let results = Arc::new(Results::new(store.clone(), codec.clone()));
@@ -101,7 +109,9 @@ impl Server {
             }
             None => Scheduler::start(settings.scheduler, clock.clone()),
         };
-        let queue = QueueExecutor::new(scheduler.clone(), Arc::new(StoredActions::new(blobs.clone())));
+        let complete = Arc::new(Complete::new(clock.clone()));
+        let sources = Arc::new(StoredActions::new(blobs.clone(), complete.clone()));
+        let queue = QueueExecutor::new(scheduler.clone(), sources);
         let values = Arc::new(NamedValues::new(store.clone(), clock));
         let care = Care {
             store: store.clone(),
@@ -122,15 +132,24 @@ impl Server {
             staff: Arc::new(scheduler.clone()),
         });
         let rewinding = Arc::new(Rewinding::new(rewinder.clone(), results.clone()));
-        let executor = Arc::new(LookUp::new(actions.clone(), Arc::new(rewinder.clone())));
+        let queueing: Arc<dyn Executor> = Arc::new(rewinder.clone());
+        let following = Following {
+            blobs: rewinding.clone(),
+            arrivals: arrivals.clone(),
+            complete,
+            next: queueing.clone(),
+            after_waiting: Arc::new(LookUp::new(actions.clone(), queueing)),
+        };
+        let executor = Arc::new(LookUp::new(actions.clone(), Arc::new(following)));
+        let encoded = Encoded::new(store.clone(), rewinding.clone());
         let ports = Ports {
             blobs: rewinding.clone(),
-            encoded: Some(Arc::new(Encoded::new(store.clone(), rewinding.clone()))),
+            encoded: Some(Arc::new(Told::new(Arc::new(encoded), &arrivals))),
             actions: actions.clone(),
-            uploads: store.clone(),
+            uploads: Arc::new(Told::new(store.clone(), &arrivals)),
             index: rewinding,
             values,
-            chunks: Some(Arc::new(chunked)),
+            chunks: Some(Arc::new(Told::new(Arc::new(chunked), &arrivals))),
             executor: Some(executor.clone()),
             lease: Some(store.lease()),
         };
@@ -138,13 +157,27 @@ impl Server {
             Some(journal) => Operations::new(executor).with_journal(Arc::new(journal)),
             None => Operations::new(executor),
         };
+        let operations = operations.with_inputs_following(LONGEST_WAIT);
         operations.resume(resumed.unwrap_or_default());
-        Ok(Self { store, blobs, files, actions, scheduler, care, completeness, rewinder, operations, ports })
+        Ok(Self {
+            store,
+            blobs,
+            files,
+            actions,
+            scheduler,
+            care,
+            completeness,
+            rewinder,
+            arrivals,
+            operations,
+            ports,
+        })
     }
 
     /// Takes nothing new, gives what runs `drain` to end, and stops the rest. What waits is taken up after a restart.
     pub async fn shutdown(&self, drain: Duration) {
         self.operations.close();
+        self.arrivals.close();
         self.scheduler.shutdown(drain).await;
     }
 
@@ -162,6 +195,7 @@ impl Server {
             scheduler: self.scheduler.clone(),
             completeness: self.completeness.clone(),
             rewinder: self.rewinder.clone(),
+            arrivals: self.arrivals.clone(),
             operations: self.operations.clone(),
             traffic: listener.traffic(),
         };
