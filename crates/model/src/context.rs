@@ -7,7 +7,7 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 /// The circumstances of one call.
@@ -25,6 +25,47 @@ pub struct Context {
     pub lost: Lost,
     /// The operation that this is done for, where a client watches one.
     pub operation: Option<Arc<Operation>>,
+    /// The inputs of this execution may still be on their way.
+    pub inputs_follow: Option<InputsFollow>,
+}
+
+/// Inputs that are uploaded while the execution that needs them has been asked for already.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct InputsFollow {
+    session: Arc<str>,
+    /// How long they may take to be there.
+    pub patience: Duration,
+}
+
+impl InputsFollow {
+    /// The longest name of a session.
+    const LONGEST_NAME: usize = 64;
+
+    /// The uploads that `session` names, a random name which their client chose, within `patience`.
+    pub fn new(session: &str, patience: Duration) -> Result<Self> {
+        let fits = (1..=Self::LONGEST_NAME).contains(&session.len());
+        if !fits || !session.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(&byte)) {
+            let shown: String = session.chars().take(Self::LONGEST_NAME).collect();
+            let message = format!(
+                "the name of the upload session is `{}`; expected 1 to {} letters, digits, `-` and `_`",
+                shown.escape_default(),
+                Self::LONGEST_NAME
+            );
+            return Err(Error::invalid("session", message));
+        }
+        Ok(Self { session: session.into(), patience })
+    }
+
+    /// The same with no more patience than this.
+    #[must_use]
+    pub fn at_most(self, patience: Duration) -> Self {
+        Self { patience: self.patience.min(patience), ..self }
+    }
+
+    /// Its name.
+    pub fn session(&self) -> &str {
+        &self.session
+    }
 }
 
 /// A long-running operation, as far as those need to know it who work for it.

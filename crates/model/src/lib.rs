@@ -21,7 +21,7 @@ pub use action::{Action, Command, Platform, Property};
 pub use blob::{Blob, ByteStream};
 pub use chunking::{ChunkMapping, ChunkingFunction, ChunkingParameters, FastCdc2020, RepMaxCdc};
 pub use clock::{Clock, SystemClock};
-pub use context::{Context, InstanceName, RequestMetadata};
+pub use context::{Context, InputsFollow, InstanceName, RequestMetadata};
 pub use digest::{ActionKey, Digest, DigestFunction, DigestSet, Hasher};
 pub use error::{Blame, Error, Kind};
 pub use image::ImageReference;

@@ -27,6 +27,7 @@ pub use capabilities::Capabilities;
 use capabilities::Terms;
 pub use chunks::RemoteChunks;
 pub use endpoint::{Endpoint, Options};
+pub use execution::Inline;
 pub use retry::Retry;
 pub use uploads::Uploads;
 

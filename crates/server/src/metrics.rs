@@ -24,6 +24,7 @@ async fn show(State(page): State<Page>) -> impl IntoResponse {
         store: page.store.stats(),
         results: page.completeness.stats(),
         rewinds: page.rewinder.stats(),
+        awaiting_inputs: page.arrivals.waiters(),
         traffic: [page.traffic.received(), page.traffic.sent()],
     };
     let mut registry = Registry::with_prefix("mortar");
@@ -40,6 +41,7 @@ struct Figures {
     store: StoreStats,
     results: CompletenessStats,
     rewinds: RewindStats,
+    awaiting_inputs: u64,
     traffic: [u64; 2],
 }
 
@@ -64,6 +66,7 @@ impl Figures {
             ("workers", "Workers that are connected", status.workers.len() as u64),
             ("worker_slots", "Actions that they can run at the same time", slots(|worker| worker.slots)),
             ("worker_slots_busy", "Actions that they run", slots(|worker| worker.busy)),
+            ("actions_awaiting_inputs", "Actions whose inputs are on their way", self.awaiting_inputs),
             ("actions_queued", "Actions that wait for a worker", status.queued as u64),
             ("actions_running", "Actions that run", status.running.len() as u64),
         ]

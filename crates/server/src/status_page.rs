@@ -2,6 +2,7 @@
 
 use crate::{
     bazelrc,
+    inputs::Arrivals,
     rewind::{RewindStats, Rewinder},
 };
 use axum::{
@@ -25,6 +26,7 @@ pub(crate) struct Page {
     pub(crate) scheduler: Scheduler,
     pub(crate) completeness: Arc<Completeness>,
     pub(crate) rewinder: Rewinder,
+    pub(crate) arrivals: Arrivals,
     pub(crate) operations: Operations,
     pub(crate) traffic: Traffic,
 }

@@ -1,9 +1,9 @@
 //! Capabilities: what is served, and nothing that is not.
 
-use crate::{Ports, call, limits};
+use crate::{Operations, Ports, call, limits};
 use mortar_model::{ChunkingParameters, DigestFunction};
 use mortar_wire::{
-    chunking_to_wire, function_to_wire, lease,
+    chunking_to_wire, function_to_wire, inputs_follow, lease,
     reapi::{
         self, ActionCacheUpdateCapabilities, CacheCapabilities, ExecutionCapabilities,
         GetCapabilitiesRequest, PriorityCapabilities, ServerCapabilities, capabilities_server::Capabilities,
@@ -20,13 +20,15 @@ pub(crate) struct Service {
     chunking: Option<ChunkingParameters>,
     compresses: bool,
     lease: Option<Duration>,
+    longest_following: Option<Duration>,
 }
 
 impl Service {
-    pub(crate) fn new(ports: &Ports) -> Self {
+    pub(crate) fn new(ports: &Ports, operations: Option<&Operations>) -> Self {
         let (executes, compresses) = (ports.executor.is_some(), ports.encoded.is_some());
         let chunking = ports.chunks.as_ref().map(|chunks| chunks.parameters());
-        Self { executes, chunking, compresses, lease: ports.lease }
+        let longest_following = operations.and_then(Operations::longest_following);
+        Self { executes, chunking, compresses, lease: ports.lease, longest_following }
     }
 
     fn cache(&self) -> CacheCapabilities {
@@ -65,6 +67,9 @@ impl Capabilities for Service {
         });
         if let Some(lease) = self.lease {
             lease::to_headers(lease, response.metadata_mut());
+        }
+        if let Some(longest) = self.longest_following {
+            inputs_follow::offer_to_headers(longest, response.metadata_mut());
         }
         Ok(response)
     }

@@ -71,7 +71,7 @@ pub fn router(ports: &Ports, operations: Option<Operations>, more: Router) -> Ro
     let budget = Budget::new(limits::IN_FLIGHT);
     let mut routes = tonic::service::Routes::builder();
     routes
-        .add_service(CapabilitiesServer::new(capabilities::Service::new(ports)))
+        .add_service(CapabilitiesServer::new(capabilities::Service::new(ports, operations.as_ref())))
         .add_service(
             ContentAddressableStorageServer::new(cas::Service::new(ports, budget.clone()))
                 .max_decoding_message_size(limits::MAX_MESSAGE)

@@ -3,6 +3,7 @@
 //! An execution outlives the stream that began it, so that WaitExecution can take it up after a broken connection. It
 //! is dropped, and with it the work, when nobody has watched it for the grace. With a journal it outlives the server.
 
+use crate::inline::Hints;
 use crate::log_streams::LiveLogs;
 use futures::FutureExt;
 use mortar_model::{
@@ -30,6 +31,7 @@ pub struct Operations {
     journal: Option<Arc<dyn OperationJournal>>,
     closing: Arc<AtomicBool>,
     live: Option<Arc<dyn LiveLogs>>,
+    longest_following: Option<Duration>,
 }
 
 /// Keeps the operations that wait or run, for after a restart of the server. Must not make its caller wait.
@@ -80,6 +82,8 @@ pub(crate) struct Operation {
     pub(crate) name: String,
     pub(crate) context: Context,
     pub(crate) action_digest: Digest,
+    /// What the client wants to find in the result itself.
+    pub(crate) hints: Hints,
     state: watch::Sender<State>,
     /// What the journal calls it, once that has it.
     kept: OnceLock<u64>,
@@ -138,7 +142,14 @@ impl Operations {
 
     /// Operations that `executor` carries out.
     pub fn new(executor: Arc<dyn Executor>) -> Self {
-        Self { executor, known: Arc::default(), journal: None, closing: Arc::default(), live: None }
+        Self {
+            executor,
+            known: Arc::default(),
+            journal: None,
+            closing: Arc::default(),
+            live: None,
+            longest_following: None,
+        }
     }
 
     /// With a journal, in which they are kept while they wait and run.
@@ -160,6 +171,18 @@ impl Operations {
         self.live.as_deref()
     }
 
+    /// With an executor that waits, up to `longest`, for inputs which follow the call.
+    #[must_use]
+    pub fn with_inputs_following(mut self, longest: Duration) -> Self {
+        self.longest_following = Some(longest);
+        self
+    }
+
+    /// How long is waited at most for inputs which follow the call; none if that is not done.
+    pub(crate) fn longest_following(&self) -> Option<Duration> {
+        self.longest_following
+    }
+
     /// Takes up what was open when an earlier run of the server ended, under the names of then.
     pub fn resume(&self, open: Vec<Resumed>) {
         for Resumed { number, context, request } in open {
@@ -170,6 +193,7 @@ impl Operations {
                 name: operation.name.clone(),
                 context,
                 action_digest: request.action_digest,
+                hints: Hints::default(),
                 state,
                 kept,
                 started: AtomicBool::new(operation.was_running),
@@ -206,7 +230,7 @@ impl Operations {
     }
 
     /// Begins an execution.
-    pub(crate) fn start(&self, context: Context, request: ExecuteRequest) -> Watch {
+    pub(crate) fn start(&self, context: Context, request: ExecuteRequest, hints: Hints) -> Watch {
         let id = uuid::Uuid::new_v4();
         let name = match context.instance.as_str() {
             "" => format!("operations/{id}"),
@@ -218,6 +242,7 @@ impl Operations {
             name,
             context: Context { operation: Some(Arc::new(known)), ..context },
             action_digest: request.action_digest,
+            hints,
             state,
             kept: OnceLock::new(),
             started: AtomicBool::new(false),

@@ -9,6 +9,7 @@ mod chunks;
 mod codec;
 mod digest;
 mod execution;
+pub mod inputs_follow;
 pub mod journal;
 pub mod lease;
 mod merkle;

@@ -13,6 +13,7 @@ mod ccache;
 mod endpoints;
 mod foreign_server;
 mod full_store;
+mod grpc_log;
 mod image;
 mod kill_under_load;
 mod lost_blobs;

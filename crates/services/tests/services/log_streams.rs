@@ -136,7 +136,8 @@ async fn what_is_written_comes_as_it_is_written_and_the_rest_from_the_result() {
     assert_eq!(rest(&mut some).await.unwrap(), "goes");
 
     server.live.change(|written| written.over = true);
-    *server.executor.stdout.lock() = Some(server.keep("begun\ngoes on\nends\n").await);
+    let whole = server.keep("begun\ngoes on\nends\n").await;
+    server.executor.result.lock().stdout_digest = Some(whole);
     end(&server, stream).await;
     assert_eq!(rest(&mut reading).await.unwrap(), "ends\n");
     assert_eq!(rest(&mut later).await.unwrap(), "goes on\nends\n");
