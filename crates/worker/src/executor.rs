@@ -11,6 +11,7 @@ use crate::{
     job::Job,
     outputs::Places,
     record::record,
+    room,
     run::{self, Launch},
     scratch::Scratch,
     source::Source,
@@ -114,8 +115,9 @@ impl Worker {
             clock: Arc::clone(&inner.clock),
         };
         job.enter(|times| &mut times.worker_start);
-        let directory = inner.scratch.directory().await?;
-        let result = Box::pin(inner.steps(&mut job, run.default_timeout, &directory)).await;
+        let explain = |error| room::explain(&inner.config.name, &inner.config.work_directory, error);
+        let directory = inner.scratch.directory().await.map_err(explain)?;
+        let result = Box::pin(inner.steps(&mut job, run.default_timeout, &directory)).await.map_err(explain);
         inner.scratch.remove(directory).await;
         result
     }
@@ -194,6 +196,7 @@ impl Inner {
         let launch =
             Launch { directory: directory.clone(), writable, lower: layers, image: seen, limit, usable };
         let exit = run::run(job, &self.sandbox, &command, launch).await?;
+        room::check(&self.config.name, &directory)?;
         drop(image);
         job.note(|times| &mut times.execution_completed);
         job.metadata.virtual_execution_duration = Some(exit.wall);
