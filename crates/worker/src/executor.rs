@@ -48,7 +48,12 @@ struct Inner {
 
 impl Worker {
     /// Sets a worker up: makes its work directory, removes what dead ones left, and tries the sandbox.
-    pub async fn open(config: WorkerConfig, stores: Stores) -> Result<Self> {
+    pub async fn open(mut config: WorkerConfig, stores: Stores) -> Result<Self> {
+        // Commands start elsewhere.
+        for path in [&mut config.work_directory, &mut config.images] {
+            *path =
+                std::path::absolute(&*path).map_err(|error| Error::io("find out where this is", error))?;
+        }
         let parent = config.work_directory.clone();
         let scratch = blocking(move || Scratch::open(&parent)).await?;
         let sandbox = Sandbox::new(config.sandbox.clone());

@@ -12,6 +12,7 @@ mod help;
 mod images;
 mod introspection;
 mod memory;
+mod places;
 mod precedence;
 mod restarts;
 mod signals;
