@@ -21,7 +21,8 @@ fn a_long_build_lets_a_short_one_through_and_ends_at_ctrl_c() -> Result<()> {
     let long = bazel(&server, &["--jobs=120"])?;
     let short = bazel(&server, &[])?;
     // The short one is warm when it begins.
-    short.query("//:few")?;
+    let analysed = short.build(&["--nobuild"], &["//:few"])?.finished;
+    ensure!(analysed.status.success(), "{}", analysed.stderr);
     let building = long.start("build", &[], &["//:many"])?;
     wait_for(&server, "a long queue", |executions| executions["queued"].as_u64() > Some(100))?;
 
