@@ -3,6 +3,7 @@
 pub mod bazel;
 pub mod casd;
 pub mod ccache;
+pub mod cluster;
 pub mod codec;
 pub mod conformance;
 pub mod faults;
@@ -10,4 +11,5 @@ pub mod harm;
 pub mod http;
 pub mod mortar;
 pub mod process;
+pub mod relay;
 pub mod tools;

@@ -12,6 +12,7 @@ use crate::{
     live_logs::LiveLogs,
     outputs::Places,
     record::record,
+    room,
     run::{self, Launch},
     scratch::Scratch,
     source::Source,
@@ -49,7 +50,12 @@ struct Inner {
 
 impl Worker {
     /// Sets a worker up: makes its work directory, removes what dead ones left, and tries the sandbox.
-    pub async fn open(config: WorkerConfig, stores: Stores) -> Result<Self> {
+    pub async fn open(mut config: WorkerConfig, stores: Stores) -> Result<Self> {
+        // Commands start elsewhere.
+        for path in [&mut config.work_directory, &mut config.images] {
+            *path =
+                std::path::absolute(&*path).map_err(|error| Error::io("find out where this is", error))?;
+        }
         let parent = config.work_directory.clone();
         let scratch = blocking(move || Scratch::open(&parent)).await?;
         let sandbox = Sandbox::new(config.sandbox.clone());
@@ -128,9 +134,10 @@ impl Worker {
             clock: Arc::clone(&inner.clock),
         };
         job.enter(|times| &mut times.worker_start);
-        let directory = inner.scratch.directory().await?;
+        let explain = |error| room::explain(&inner.config.name, &inner.config.work_directory, error);
+        let directory = inner.scratch.directory().await.map_err(explain)?;
         inner.logs.begin(&run.execution, &directory);
-        let result = Box::pin(inner.steps(&mut job, run.default_timeout, &directory)).await;
+        let result = Box::pin(inner.steps(&mut job, run.default_timeout, &directory)).await.map_err(explain);
         inner.logs.end(&run.execution);
         inner.scratch.remove(directory).await;
         result
@@ -210,6 +217,7 @@ impl Inner {
         let launch =
             Launch { directory: directory.clone(), writable, lower: layers, image: seen, limit, usable };
         let exit = run::run(job, &self.sandbox, &command, launch).await?;
+        room::check(&self.config.name, &directory)?;
         drop(image);
         job.note(|times| &mut times.execution_completed);
         job.metadata.virtual_execution_duration = Some(exit.wall);

@@ -5,7 +5,8 @@
 //! 1. `fetch` reads the Action, its Command and the directories of its input root (`tree`).
 //! 2. `images` has the root file system that it may ask for. `outputs` tells where outputs go; `stage` sees to the input root: a large one is kept for all actions that have it
 //!    (`cache`) and the run's own directory laid over it, a small one is made for this action alone.
-//! 3. `run` starts the command in the sandbox and waits for its end, its time limit, or a cancel.
+//! 3. `run` starts the command in the sandbox and waits for its end, its time limit, or a cancel; `room` sees to it that a
+//!    full disk makes no results.
 //! 4. `collect` looks at what the command left; `upload` stores it.
 //! 5. `record` puts the result of a success into the action cache.
 //!
@@ -30,6 +31,7 @@ mod live_logs;
 mod merged;
 mod outputs;
 mod record;
+mod room;
 mod run;
 mod scratch;
 mod session;

@@ -14,6 +14,7 @@ mod images;
 mod introspection;
 mod logs;
 mod memory;
+mod places;
 mod precedence;
 mod restarts;
 mod signals;

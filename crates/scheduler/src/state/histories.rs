@@ -40,6 +40,11 @@ enum Step {
         seconds: u64,
         heartbeats: bool,
     },
+    /// Hours are gone at once, as for a process that was stopped; what is heard next may come before the tick.
+    Leap {
+        hours: u64,
+        tick: bool,
+    },
     /// The server is killed and started; its clients take their operations up, in this order of luck.
     Restart,
 }
@@ -71,6 +76,7 @@ fn step() -> impl Strategy<Value = Step> {
             .prop_map(|(which, ended)| Step::Finish(which, ended)),
         2 => (0..50u64, prop::bool::weighted(0.8))
             .prop_map(|(seconds, heartbeats)| Step::Wait { seconds, heartbeats }),
+        1 => (1..100u64, any::<bool>()).prop_map(|(hours, tick)| Step::Leap { hours, tick }),
         1 => Just(Step::Restart),
     ]
 }
@@ -456,6 +462,12 @@ impl World {
                     }
                 }
                 self.wait(Duration::from_secs(seconds));
+            }
+            Step::Leap { hours, tick } => {
+                self.now += Duration::from_secs(hours * 60 * 60);
+                if tick {
+                    self.apply(Event::Tick);
+                }
             }
             Step::Restart => self.restart(),
         }
