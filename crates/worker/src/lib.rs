@@ -6,6 +6,7 @@
 //! 2. `images` has the root file system that it may ask for. `outputs` tells where outputs go; `stage` sees to the input root: a large one is kept for all actions that have it
 //!    (`cache`) and the run's own directory laid over it, a small one is made for this action alone.
 //! 3. `run` starts the command in the sandbox and waits for its end, its time limit, or a cancel.
+//!    An action that asks for a persistent worker is done by one instead, if that can be (`persistent`).
 //! 4. `collect` looks at what the command left; `upload` stores it.
 //! 5. `record` puts the result of a success into the action cache.
 //!
@@ -26,6 +27,7 @@ mod images;
 mod job;
 mod merged;
 mod outputs;
+mod persistent;
 mod record;
 mod run;
 mod scratch;

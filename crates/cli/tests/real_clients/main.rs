@@ -16,6 +16,7 @@ mod full_store;
 mod image;
 mod kill_under_load;
 mod lost_blobs;
+mod persistent_workers;
 mod repository_rules;
 
 use mortar_testkit::bazel::Processes;

@@ -6,13 +6,13 @@ use super::{
     seccomp::Filter,
     sharing::{self, FirstSteps, Stack, Told},
 };
-use crate::Isolation;
+use crate::{Isolation, spec};
 use nix::{
     sys::signal::{SaFlags, SigAction, SigHandler, SigSet, SigmaskHow, Signal, sigaction, sigprocmask},
     unistd::Pid,
 };
 use rustix::{
-    fs::{Access, FileType, Mode, OFlags, access, open, stat},
+    fs::{Access, FileType, Mode, OFlags, access, fcntl_setfl, open, stat},
     io::Errno,
     process::{Resource, Rlimit, chdir, getrlimit, setrlimit, setsid},
     stdio::{dup2_stderr, dup2_stdin, dup2_stdout},
@@ -23,7 +23,8 @@ use rustix::{
 };
 use std::{
     ffi::{CStr, CString},
-    fs, io,
+    fs::{self, File},
+    io,
     os::{fd::BorrowedFd, unix::ffi::OsStrExt},
     path::Path,
 };
@@ -41,6 +42,8 @@ pub struct Command {
     arguments: Strings,
     environment: Strings,
     directory: CString,
+    /// Standard input, where that is not empty.
+    input: Option<File>,
     /// What it becomes where it is not that yet.
     identity: Option<u32>,
     /// What each of its processes may use.
@@ -74,6 +77,7 @@ impl Command {
                 arguments: Strings::new(spec.arguments.iter().cloned())?,
                 environment: Strings::new(environment)?,
                 directory: CString::new(exec.join(&spec.working_directory).as_os_str().as_bytes())?,
+                input: spec.converses.then(input).transpose()?,
                 identity: plan.owner.map(|_| namespaces::INSIDE),
                 limits: limits(plan),
                 restrictions: (plan.isolation == Isolation::Namespaces).then(Restrictions::new),
@@ -120,6 +124,23 @@ fn limits(plan: &Plan) -> Vec<(Resource, u64)> {
         ),
     ];
     asked.into_iter().filter_map(|(resource, most)| Some((resource, most?))).collect()
+}
+
+/// Tells the caller of a command that converses that its inputs are covered.
+pub fn announce(plan: &Plan) {
+    if plan.spec.converses {
+        let pipe = open(spec::STDOUT, OFlags::WRONLY | OFlags::NONBLOCK | OFlags::CLOEXEC, Mode::empty());
+        // It can only fail where the caller is gone.
+        pipe.and_then(|pipe| rustix::io::write(pipe, b"\n")).ok();
+    }
+}
+
+/// The pipe that the command reads, which lies in the working directory: the run's own. To wait until somebody writes
+/// would be for ever where the caller has died.
+fn input() -> io::Result<File> {
+    let pipe = open(spec::STDIN, OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC, Mode::empty())?;
+    fcntl_setfl(&pipe, OFlags::empty())?;
+    Ok(pipe.into())
 }
 
 fn candidates(plan: &Plan) -> Box<dyn Iterator<Item = String> + '_> {
@@ -202,8 +223,10 @@ impl Child<'_> {
     fn prepare(&self) -> Result<(), Errno> {
         setsid()?;
         offer_to_die();
-        let null = open(c"/dev/null", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
-        dup2_stdin(&null)?;
+        match &self.command.input {
+            Some(input) => dup2_stdin(input)?,
+            None => dup2_stdin(open(c"/dev/null", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?)?,
+        }
         dup2_stdout(self.logs[0])?;
         dup2_stderr(self.logs[1])?;
         for (resource, most) in &self.command.limits {
