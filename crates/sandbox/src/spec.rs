@@ -41,8 +41,9 @@ pub struct Spec {
     /// Whether standard input and output are `stdin` and `stdout` of the directory, named pipes that are there already,
     /// and the caller holds open for reading and writing: instead of nothing, and a file. A line feed comes first from
     /// `stdout`, from the sandbox: what is put into the staged root from then on can be written by the command where it
-    /// is in a directory of `writable`, as far as its owner and mode allow. What such a command writes is its caller's to
-    /// add up; only single files are held to [`Limits::output`].
+    /// is in a directory of `writable`, as far as its owner and mode allow. The sandbox waits for a byte in `stdin`, and
+    /// takes it, before it starts the command. What such a command writes is its caller's to add up; only single files are
+    /// held to [`Limits::output`].
     pub converses: bool,
     /// When to stop it.
     pub timeout: Option<Duration>,

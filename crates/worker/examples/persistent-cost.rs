@@ -116,6 +116,6 @@ async fn action(disk: &DiskStore, platform: &[(&str, &str)], content: &str) -> D
 
 async fn put(disk: &DiskStore, bytes: Vec<u8>) -> Digest {
     let digest = Digest::of(DigestFunction::Sha256, &bytes);
-    disk.write_bytes(&Context::internal(), digest, bytes).await.expect("the store takes it");
+    disk.write_bytes(&Context::internal(), digest, bytes.into()).await.expect("the store takes it");
     digest
 }

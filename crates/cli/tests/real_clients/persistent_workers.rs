@@ -1,7 +1,10 @@
 //! Bazel 4.2.3 asks for persistent workers by exec properties; it has no flag yet that would mark the inputs of tools.
 
 use anyhow::Result;
-use mortar_testkit::bazel::{Bazel, Project};
+use mortar_testkit::{
+    bazel::{Bazel, Project},
+    http,
+};
 use std::collections::BTreeSet;
 
 use crate::{assert_all_cached, assert_all_remote, up};
@@ -24,6 +27,10 @@ fn actions_of_one_tool_are_done_by_one_process() -> Result<()> {
     assert_all_remote(bazel.build(&[], &["//:other", "//:plain"])?.success()?);
     assert_eq!(bazel.output("other.txt")?, "said one by request 1\n");
     assert_eq!(bazel.output("plain.txt")?, "said one by itself\n");
+
+    let answer = http::get(server.mortar.address(), "/status.json")?;
+    let status: serde_json::Value = serde_json::from_slice(&answer.body)?;
+    assert_eq!(status["executions"]["persistent"], 4, "{status}");
 
     bazel.clean()?;
     assert_all_cached(bazel.build(&[], &["//..."])?.success()?);

@@ -8,6 +8,7 @@ use super::{
 };
 use crate::{Isolation, spec};
 use nix::{
+    poll::{PollFd, PollFlags, PollTimeout, poll},
     sys::signal::{SaFlags, SigAction, SigHandler, SigSet, SigmaskHow, Signal, sigaction, sigprocmask},
     unistd::Pid,
 };
@@ -25,7 +26,10 @@ use std::{
     ffi::{CStr, CString},
     fs::{self, File},
     io,
-    os::{fd::BorrowedFd, unix::ffi::OsStrExt},
+    os::{
+        fd::{AsFd, BorrowedFd},
+        unix::ffi::OsStrExt,
+    },
     path::Path,
 };
 
@@ -87,6 +91,22 @@ impl Command {
     }
 }
 
+impl Command {
+    /// Tells the caller of a command that converses that its inputs are covered, and waits for it to say that others are
+    /// there; or for anything on the socket, since that ends the run.
+    pub fn announce(&self, socket: BorrowedFd<'_>) {
+        let Some(input) = &self.input else { return };
+        let pipe = open(spec::STDOUT, OFlags::WRONLY | OFlags::NONBLOCK | OFlags::CLOEXEC, Mode::empty());
+        // It can only fail where the caller is gone.
+        pipe.and_then(|pipe| rustix::io::write(pipe, b"\n")).ok();
+        let mut fds = [input.as_fd(), socket].map(|fd| PollFd::new(fd, PollFlags::POLLIN));
+        while poll(&mut fds, PollTimeout::NONE) == Err(nix::errno::Errno::EINTR) {}
+        if fds[0].any() == Some(true) {
+            rustix::io::read(input, &mut [0]).ok();
+        }
+    }
+}
+
 impl Restrictions {
     fn new() -> Self {
         Self { last_capability: last_capability(), filter: Filter::new() }
@@ -124,15 +144,6 @@ fn limits(plan: &Plan) -> Vec<(Resource, u64)> {
         ),
     ];
     asked.into_iter().filter_map(|(resource, most)| Some((resource, most?))).collect()
-}
-
-/// Tells the caller of a command that converses that its inputs are covered.
-pub fn announce(plan: &Plan) {
-    if plan.spec.converses {
-        let pipe = open(spec::STDOUT, OFlags::WRONLY | OFlags::NONBLOCK | OFlags::CLOEXEC, Mode::empty());
-        // It can only fail where the caller is gone.
-        pipe.and_then(|pipe| rustix::io::write(pipe, b"\n")).ok();
-    }
 }
 
 /// The pipe that the command reads, which lies in the working directory: the run's own. To wait until somebody writes

@@ -49,6 +49,8 @@ pub struct Process {
     output: pipe::Receiver,
     canceller: Canceller,
     ended: watch::Receiver<Option<Ended>>,
+    /// Whether the sandbox was told to start it.
+    is_begun: bool,
     waiting: Option<JoinHandle<()>>,
     /// The root file system that it was started in stays.
     _image: Option<Arc<InUse>>,
@@ -148,21 +150,40 @@ impl Process {
         let running = blocking(move || sandbox.start(spec).map_err(crate::run::refused)).await?;
         let canceller = running.canceller();
         let (waiting, ended) = wait_for(running).map_err(failed)?;
-        let (view, waiting, _image) = (Arc::new(view), Some(waiting), with.image.clone());
-        let mut process =
-            Self { key, view, answered: 0, directory, input, output, canceller, ended, waiting, _image };
-        process.wait_for_its_root().await;
+        let mut process = Self {
+            key,
+            view: Arc::new(view),
+            answered: 0,
+            directory,
+            input,
+            output,
+            canceller,
+            ended,
+            is_begun: false,
+            waiting: Some(waiting),
+            _image: with.image.clone(),
+        };
+        process.wait_for_its_root(with.source.job).await;
         Ok(process)
     }
 
     /// Waits for the sandbox to have covered the tools: it would cover what is laid in too.
-    async fn wait_for_its_root(&mut self) {
+    async fn wait_for_its_root(&mut self, job: &Job) {
         let (mut ended, mut line) = (self.ended.clone(), [0]);
         tokio::select! {
             // The sandbox says so by a line feed.
             read = self.output.read_exact(&mut line) => drop(read),
             // Who asks it will hear of that.
             ended = ended.wait_for(Option::is_some) => drop(ended),
+            () = job.cancelled.cancelled() => {}
+        }
+    }
+
+    /// Has the sandbox start it, if that was not done: it waits for a byte.
+    fn begin(&mut self) {
+        if !std::mem::replace(&mut self.is_begun, true) {
+            // Nothing is in the pipe yet, so there is room.
+            rustix::io::write(&self.input, b"\n").ok();
         }
     }
 
@@ -171,8 +192,10 @@ impl Process {
         self.ended.borrow().is_none()
     }
 
-    /// Asks. After anything but an answer, it is of no more use.
+    /// Asks; the first time, it is started for that, with what was laid in there. After anything but an answer, it is of
+    /// no more use.
     pub async fn ask(&mut self, request: &Request, bounds: Bounds<'_>) -> Told {
+        self.begin();
         let protocol = self.key.protocol;
         let (view, mut ended) = (Arc::clone(&self.view), self.ended.clone());
         let mut received = Vec::new();

@@ -230,6 +230,11 @@ impl Lab {
     }
 }
 
+/// An argument that only processes of this test have: the same tests may run at the same time as somebody else.
+pub fn mark(test: &str) -> String {
+    format!("--{test}-{}", std::process::id())
+}
+
 /// Processes with this among their arguments.
 pub fn processes(mark: &str) -> usize {
     let all = std::fs::read_dir("/proc").unwrap().flatten();

@@ -1,6 +1,6 @@
 //! How long processes live, and what is left of them.
 
-use crate::lab::{Job, Lab, processes, wait_until};
+use crate::lab::{Job, Lab, mark, processes, wait_until};
 use std::{
     io::Read,
     process::{Command, Stdio},
@@ -10,10 +10,11 @@ use tokio_util::sync::CancellationToken;
 
 #[tokio::test]
 async fn one_that_waits_too_long_goes() {
+    let mark = &mark("idle");
     let lab = Lab::with(|config| config.persistent_idle = Duration::from_millis(50)).await;
-    let job = Job::new("say x").argument("--mark-of-the-idle");
+    let job = Job::new("say x").argument(mark);
     assert_eq!(lab.told(&job).await.1, 1);
-    wait_until("the end of the idle", || processes("--mark-of-the-idle") == 0).await;
+    wait_until("the end of the idle", || processes(mark) == 0).await;
     wait_until("the end of its directory", || lab.directories() == 0).await;
     assert_eq!(lab.worker.idle_persistent_workers(), 0);
     assert_eq!(lab.told(&job.input("new", "")).await.1, 1);
@@ -44,35 +45,37 @@ async fn actions_at_the_same_time_have_processes_of_their_own() {
 
 #[tokio::test]
 async fn a_cancelled_action_ends_its_process() {
+    let mark = &mark("cancelled");
     let lab = Lab::new().await;
-    let (job, cancelled) = (Job::new("hang").argument("--mark-of-the-cancelled"), CancellationToken::new());
+    let (job, cancelled) = (Job::new("hang").argument(mark), CancellationToken::new());
     let run = lab.run_until(&job, cancelled.clone());
     let cancel = async {
-        wait_until("the start", || processes("--mark-of-the-cancelled") > 0).await;
+        wait_until("the start", || processes(mark) > 0).await;
         cancelled.cancel();
     };
     let (outcome, ()) = tokio::join!(run, cancel);
     assert!(matches!(outcome.unwrap_err().kind(), mortar_model::Kind::Cancelled { .. }));
-    assert_eq!((processes("--mark-of-the-cancelled"), lab.directories()), (0, 0));
+    assert_eq!((processes(mark), lab.directories()), (0, 0));
 }
 
 #[tokio::test]
 async fn none_outlives_its_worker() {
+    let mark = &mark("worker");
     let lab = Lab::new().await;
-    let job = Job::new("fork; say x").argument("--mark-of-the-worker");
+    let job = Job::new("fork; say x").argument(mark);
     assert_eq!(lab.told(&job).await.1, 1);
-    assert_eq!(processes("--mark-of-the-worker"), 2);
+    assert_eq!(processes(mark), 2);
     drop(lab);
-    assert_eq!(processes("--mark-of-the-worker"), 0);
+    assert_eq!(processes(mark), 0);
 }
 
 #[tokio::test]
 async fn a_worker_that_is_killed_takes_them_with_it() {
-    const MARK: &str = "--mark-of-the-killed";
     const CHILD: &str = "MORTAR_TEST_TO_BE_KILLED";
     if std::env::var_os(CHILD).is_some() {
         let lab = Lab::new().await;
-        assert_eq!(lab.told(&Job::new("fork; say x").argument(MARK)).await.1, 1);
+        let job = Job::new("fork; say x").argument(&mark("killed"));
+        assert_eq!(lab.told(&job).await.1, 1);
         println!("ready");
         return std::future::pending().await;
     }
@@ -91,20 +94,22 @@ async fn a_worker_that_is_killed_takes_them_with_it() {
         stdout.read_exact(&mut byte).unwrap();
         heard.push(byte[0]);
     }
-    assert!(processes(MARK) > 0);
+    let mark = &format!("--killed-{}", child.id());
+    assert!(processes(mark) > 0);
     child.kill().unwrap();
     child.wait().unwrap();
-    wait_until("the end of what the killed one ran", || processes(MARK) == 0).await;
+    wait_until("the end of what the killed one ran", || processes(mark) == 0).await;
 }
 
 #[tokio::test]
 async fn without_a_sandbox_it_is_the_same() {
+    let mark = &mark("bare");
     let lab = Lab::with(|config| config.sandbox.isolation = mortar_sandbox::Isolation::None).await;
     for turn in 1..=2 {
-        let job = Job::new("fork; copy in out; list .").argument("--mark-of-the-bare");
+        let job = Job::new("fork; copy in out; list .").argument(mark);
         let job = job.input("in", &turn.to_string()).output("out");
         assert_eq!(lab.told(&job).await, ("args bin/data bin/tool.py in out\n".into(), turn));
     }
     drop(lab);
-    assert_eq!(processes("--mark-of-the-bare"), 0);
+    assert_eq!(processes(mark), 0);
 }

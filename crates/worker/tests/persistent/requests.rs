@@ -61,6 +61,14 @@ async fn each_request_names_all_files_and_sees_no_others() {
 }
 
 #[tokio::test]
+async fn it_starts_with_the_inputs_of_its_first_request() {
+    let lab = Lab::new().await;
+    let job = |content: &str| Job::json("early; copy in/early out").input("in/early", content).output("out");
+    assert_eq!(lab.told(&job("first")).await, ("first\n".into(), 1));
+    assert_eq!(lab.told(&job("second")).await, ("first\n".into(), 2));
+}
+
+#[tokio::test]
 async fn outputs_beside_its_tool_and_below_directories_of_its_own() {
     let lab = Lab::new().await;
     for turn in ["one", "two"] {
