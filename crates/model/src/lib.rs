@@ -35,7 +35,8 @@ pub use powers::{
     KeptResult, LocalFile, LocalFiles, Pins, ResultStore, Upload, UploadId, UploadSessions, Values, Whence,
 };
 pub use result::{
-    ActionResult, ExecutionMetadata, LogFile, OutputDirectory, OutputFile, OutputSymlink, Usage, Waiting,
+    ActionResult, ExecutionMetadata, LogFile, OutputDirectory, OutputFile, OutputSymlink, PersistentWorker,
+    Usage, Waiting,
 };
 
 /// The result of everything that can fail here.

@@ -75,7 +75,7 @@ impl Figures {
     /// What only goes up, since the start.
     fn counts(&self) -> Vec<Row> {
         let (store, results, rewinds) = (&self.store, &self.results, &self.rewinds);
-        let Counters { executed, merged, retried, cancelled, failed, .. } = self.status.counters;
+        let Counters { executed, persistent, merged, retried, cancelled, failed, .. } = self.status.counters;
         vec![
             ("lease_violations", "Things lost on which a running invocation counted", store.lease_violations),
             ("store_evictions", "Things evicted", store.evictions),
@@ -89,6 +89,7 @@ impl Figures {
             ("rewinds_made", "Of those, actions that made it again", rewinds.made),
             ("rewinds_failed", "Of those, actions that did not", rewinds.failed),
             ("actions_executed", "Actions executed", executed),
+            ("actions_persistent", "Of those, actions that a persistent worker executed", persistent),
             ("actions_merged", "Actions that joined one in flight", merged),
             ("actions_retried", "Attempts after a worker was lost or failed", retried),
             ("actions_cancelled", "Actions that nobody waited for any more", cancelled),

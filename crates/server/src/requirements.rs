@@ -3,7 +3,10 @@
 
 use crate::inputs::{Complete, Walk};
 use async_trait::async_trait;
-use mortar_model::{BlobStore, BlobStoreExt, Context, Digest, Error, Kind, Platform, Property, Result};
+use mortar_model::{
+    BlobStore, BlobStoreExt, Context, Digest, Error, Kind, Platform, Property, Result,
+    action::{PERSISTENT_WORKER_KEY, PERSISTENT_WORKER_PROTOCOL},
+};
 use mortar_scheduler::{ActionRequirements, ActionSource, Need};
 use mortar_services::limits::MAX_PROTO_BLOB;
 use std::sync::Arc;
@@ -73,6 +76,8 @@ fn need_of(platform: Platform) -> Result<(Platform, Need)> {
                     || refuse(name, value, "a size such as `512MiB`, `4GiB` or `1.5G`, or a number of bytes");
                 need.memory = need.memory.max(bytes.and_then(whole).ok_or_else(refuse)?);
             }
+            // A matter of how, and different for every tool: no worker could announce it.
+            PERSISTENT_WORKER_KEY | PERSISTENT_WORKER_PROTOCOL => {}
             _ => rest.push(property),
         }
     }
@@ -133,7 +138,8 @@ mod tests {
 
     #[test]
     fn needs_are_read_and_not_matched() {
-        let cases: [(&Pairs, u64, u64); 8] = [
+        let cases: [(&Pairs, u64, u64); 9] = [
+            (&[("persistentWorkerKey", "k"), ("persistentWorkerProtocol", "json")], 0, 0),
             (&[("OSFamily", "Linux")], 0, 0),
             (&[("cpu_count", "4")], 4_000, 0),
             (&[("cpu_count", "0.5"), ("memory", "1024")], 500, 1_024),

@@ -59,7 +59,8 @@ async fn figures(State(page): State<Page>) -> impl IntoResponse {
         "traffic": { "received_bytes": page.traffic.received(), "sent_bytes": page.traffic.sent() },
         "executions": {
             "workers": status.workers.len(), "queued": status.queued, "running": status.running.len(),
-            "executed": status.counters.executed, "merged": status.counters.merged,
+            "executed": status.counters.executed,
+            "persistent": status.counters.persistent, "merged": status.counters.merged,
             "retried": status.counters.retried, "cancelled": status.counters.cancelled,
             "failed": status.counters.failed,
         },

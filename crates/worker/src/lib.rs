@@ -7,6 +7,7 @@
 //!    (`cache`) and the run's own directory laid over it, a small one is made for this action alone.
 //! 3. `run` starts the command in the sandbox and waits for its end, its time limit, or a cancel; `room` sees to it that a
 //!    full disk makes no results.
+//!    An action that asks for a persistent worker is done by one instead, if that can be (`persistent`).
 //! 4. `collect` looks at what the command left; `upload` stores it.
 //! 5. `record` puts the result of a success into the action cache.
 //!
@@ -30,6 +31,7 @@ mod job;
 mod live_logs;
 mod merged;
 mod outputs;
+mod persistent;
 mod record;
 mod room;
 mod run;

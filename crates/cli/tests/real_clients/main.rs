@@ -18,6 +18,7 @@ mod grpc_log;
 mod image;
 mod kill_under_load;
 mod lost_blobs;
+mod persistent_workers;
 mod random_kills;
 mod repository_rules;
 mod server_logs;

@@ -109,7 +109,8 @@ impl Helper {
 fn prepare(plan: &Plan) -> Result<(), Failure> {
     let directory = &plan.spec.directory;
     std::env::set_current_dir(directory).step(|| format!("enter `{}`", directory.display()))?;
-    for name in [spec::STDOUT, spec::STDERR] {
+    let logs = if plan.spec.converses { &[spec::STDERR][..] } else { &[spec::STDOUT, spec::STDERR] };
+    for name in logs {
         let file = File::create(name).step(|| format!("create the file `{name}`"))?;
         if let Some((uid, gid)) = plan.owner {
             std::os::unix::fs::fchown(&file, Some(uid), Some(gid)).step(|| format!("chown `{name}`"))?;

@@ -49,6 +49,7 @@ pub fn isolated(
 ) -> Result<Exit, Failure> {
     let command = process::Command::new(plan, Path::new(crate::EXEC_ROOT))?;
     let (views, told) = (Views::make(plan, outside.nests())?, Told::default());
+    command.announce(control.socket.as_fd());
     // The last run had this hidden, and whoever is not root must see its own child to map it.
     prctl::set_dumpable(true).step(|| "be seen again".into())?;
     let scratch = root::scratch_options(plan.limits.scratch);

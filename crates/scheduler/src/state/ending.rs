@@ -177,8 +177,12 @@ impl State {
             job.embellish(&mut outcome);
             Box::new(outcome)
         });
-        match end {
-            Ok(_) => self.counters.executed += 1,
+        match &end {
+            Ok(outcome) => {
+                self.counters.executed += 1;
+                let persistent = outcome.result.metadata.persistent_worker;
+                self.counters.persistent += u64::from(persistent.is_some());
+            }
             Err(_) => self.counters.failed += 1,
         }
         for ticket in job.waiters {

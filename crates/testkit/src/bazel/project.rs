@@ -36,6 +36,11 @@ impl Project {
         Project::at(Path::new(env!("CARGO_MANIFEST_DIR")).join("workspaces/image"))
     }
 
+    /// `crates/testkit/workspaces/persistent`: actions of a tool that can be a persistent worker.
+    pub fn persistent() -> Result<Project> {
+        Project::at(Path::new(env!("CARGO_MANIFEST_DIR")).join("workspaces/persistent"))
+    }
+
     /// A source that `cargo xtask setup` unpacked.
     pub fn debian(name: &str) -> Result<Project> {
         Project::at(tools::debian_source(name)?)
