@@ -127,7 +127,26 @@ fn enter(mounts: &File) -> Result<(), Failure> {
 fn nests() -> bool {
     let attempt = || {
         let usr = View::of(Path::new("/usr"))?;
-        View::of(Path::new("/usr"))?.put(&usr.path())
+        // The path of a view is a link in `/proc`, and a mount goes on a link itself unless more of a path follows.
+        View::of(Path::new("/usr"))?.put(&usr.path().join("."))
     };
     attempt().is_ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rustix::{process::geteuid, system::uname};
+
+    #[test]
+    fn views_nest_where_the_kernel_knows_how() {
+        let release = uname();
+        let release = release.release().to_string_lossy();
+        let mut numbers = release.split('.').map_while(|number| number.parse::<u32>().ok());
+        let version = (numbers.next().unwrap(), numbers.next().unwrap());
+        // Whoever is not root needs a user namespace for it, which a process of many threads cannot enter.
+        if geteuid().is_root() && version >= (6, 15) {
+            assert!(nests(), "Linux {release}");
+        }
+    }
 }
