@@ -120,6 +120,11 @@ pub fn seal(target: &Path) -> Result<(), Failure> {
         .step(|| format!("seal `{}`", target.display()))
 }
 
+/// Makes a mount of devices read-only.
+pub fn fix(target: &Path) -> Result<(), Failure> {
+    set_at(target, RDONLY, 0).step(|| format!("seal `{}`", target.display()))
+}
+
 /// Takes a mount away, at the latest when it is no longer used.
 pub fn detach(target: &Path) -> Result<(), Failure> {
     umount2(target, MntFlags::MNT_DETACH).step(|| format!("unmount `{}`", target.display()))

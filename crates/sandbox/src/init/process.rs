@@ -86,7 +86,7 @@ impl Command {
 
 impl Restrictions {
     fn new() -> Self {
-        Self { last_capability: last_capability(), filter: Filter::new() }
+        Self { last_capability: last_capability(), filter: Filter::last() }
     }
 }
 
