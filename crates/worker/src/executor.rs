@@ -116,7 +116,11 @@ impl Worker {
         job.enter(|times| &mut times.worker_start);
         let directory = inner.scratch.directory().await?;
         let result = Box::pin(inner.steps(&mut job, run.default_timeout, &directory)).await;
-        inner.scratch.remove(directory).await;
+        match inner.sandbox.protects_inputs() {
+            true => inner.scratch.empty(directory).await,
+            // The command could do with it what it wanted.
+            false => inner.scratch.remove(directory).await,
+        }
         result
     }
 }
