@@ -154,7 +154,11 @@ impl Worker {
         inner.logs.begin(&run.execution, &directory);
         let result = Box::pin(inner.steps(&mut job, run.default_timeout, &directory)).await.map_err(explain);
         inner.logs.end(&run.execution);
-        inner.scratch.remove(directory).await;
+        match inner.sandbox.protects_inputs() {
+            true => inner.scratch.empty(directory).await,
+            // The command could do with it what it wanted.
+            false => inner.scratch.remove(directory).await,
+        }
         result
     }
 }

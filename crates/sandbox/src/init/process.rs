@@ -31,6 +31,7 @@ use std::{
         unix::ffi::OsStrExt,
     },
     path::Path,
+    sync::OnceLock,
 };
 
 /// Where programs are looked for when the environment has no `PATH`.
@@ -109,7 +110,7 @@ impl Command {
 
 impl Restrictions {
     fn new() -> Self {
-        Self { last_capability: last_capability(), filter: Filter::new() }
+        Self { last_capability: last_capability(), filter: Filter::last() }
     }
 }
 
@@ -175,9 +176,12 @@ fn path(plan: &Plan) -> &str {
 }
 
 fn last_capability() -> u32 {
-    // Every kernel knows up to 40 that has what else the sandbox needs.
-    let told = fs::read_to_string("/proc/sys/kernel/cap_last_cap").ok();
-    told.and_then(|text| text.trim().parse().ok()).unwrap_or(40)
+    static LAST: OnceLock<u32> = OnceLock::new();
+    *LAST.get_or_init(|| {
+        // Every kernel knows up to 40 that has what else the sandbox needs.
+        let told = fs::read_to_string("/proc/sys/kernel/cap_last_cap").ok();
+        told.and_then(|text| text.trim().parse().ok()).unwrap_or(40)
+    })
 }
 
 /// What the log says of a command that could not be started.

@@ -85,7 +85,7 @@ impl Helper {
     /// Leaves nothing of the last run for the next one.
     fn tidy(&mut self) -> Result<(), Failure> {
         std::env::set_current_dir("/").step(|| "leave the run's directory".into())?;
-        self.outside.as_mut().map_or(Ok(()), Outside::renew_network)
+        self.outside.as_mut().map_or(Ok(()), Outside::renew)
     }
 
     /// Rehearses a run; where that fails, tries layer by layer to tell what is refused.
