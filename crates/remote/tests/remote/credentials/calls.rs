@@ -141,11 +141,12 @@ fn connect(uri: &str, credentials: impl Credentials) -> Remote {
 #[tokio::test(flavor = "multi_thread")]
 async fn ten_expiries_under_load_reach_no_caller() {
     const EXPIRIES: usize = 10;
+    const LIFE: Duration = Duration::from_secs(1);
     let gate = Gate::default();
     let (given, issuing) = (Arc::new(AtomicU64::new(0)), gate.clone());
     let provider = Endpoint::serve(move |_| {
         let token = format!("token-{}", given.fetch_add(1, Relaxed));
-        issuing.allow(&token, Some(Duration::from_secs(1)));
+        issuing.allow(&token, Some(LIFE));
         (200, format!(r#"{{"access_token": "{token}", "token_type": "Bearer", "expires_in": 1}}"#))
     })
     .await;
@@ -167,9 +168,11 @@ async fn ten_expiries_under_load_reach_no_caller() {
             tokio::spawn(async move {
                 let mut calls = 0_u64;
                 while gate.0.lock().let_in.len() <= EXPIRIES {
-                    assert!(
-                        ActionCache::get(&remote, &context(), ActionKey::from(key)).await.unwrap().is_none()
-                    );
+                    let asked = Instant::now();
+                    let answer = ActionCache::get(&remote, &context(), ActionKey::from(key)).await;
+                    // Two tokens in a row can run out under a single call only if it takes longer than this.
+                    let was_starved = asked.elapsed() >= LIFE.mul_f64(0.8);
+                    assert!(was_starved || matches!(answer, Ok(None)), "{answer:?}");
                     calls += 1;
                 }
                 calls
