@@ -6,6 +6,7 @@ mod ask;
 mod bazelrc;
 mod bench;
 mod care;
+mod credential_helper;
 mod image;
 mod logs;
 mod operations;
@@ -76,13 +77,18 @@ enum Command {
         #[command(subcommand)]
         command: image::Command,
     },
+    /// Credentials for Bazel: a credential helper over the sources that Mortar knows.
+    CredentialHelper {
+        #[command(subcommand)]
+        command: credential_helper::Command,
+    },
     /// Measure any server of the Remote Execution API.
     Bench(bench::Args),
 }
 
 fn main() -> ExitCode {
     mortar_sandbox::init_if_asked();
-    let arguments = Arguments::parse();
+    let arguments = Arguments::parse_from(credential_helper::arguments(std::env::args_os()));
     tracing_subscriber::fmt()
         .with_writer(std::io::stderr)
         .with_env_filter(
@@ -119,6 +125,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
             Command::Workers { command } => care::workers::run(command).await?,
             Command::Purge(arguments) => care::purge::run(arguments).await?,
             Command::Store { command } => return care::store::run(command).await,
+            Command::CredentialHelper { command } => credential_helper::run(command).await?,
             Command::Bench(arguments) => bench::run(arguments).await?,
             Command::Bazelrc(_) | Command::Image { .. } => {}
         }

@@ -5,7 +5,9 @@
 //! them and made anew after they break. What is broken on the way is repeated or resumed, within the bounds of
 //! [`Options::retry`]; what arrives is checked against its digest before the last of it is passed on.
 //!
-//! Left to others: keeping what was fetched (`mortar-store`), credentials and judging upstreams (the companion).
+//! Calls carry the credentials that [`Options::credentials`] gives them, over TLS as [`Options::tls`] says.
+//!
+//! Left to others: keeping what was fetched (`mortar-store`), judging upstreams (the companion).
 
 mod ahead;
 mod batch;
@@ -14,28 +16,31 @@ mod call;
 mod capabilities;
 mod chunks;
 mod compression;
+pub mod credentials;
 mod endpoint;
 mod execution;
 mod pool;
 mod read;
 mod results;
 mod retry;
+mod tls;
 mod uploads;
 mod write;
 
 pub use capabilities::Capabilities;
 use capabilities::Terms;
 pub use chunks::RemoteChunks;
+use credentials::Authorized;
 pub use endpoint::{Endpoint, Options};
 pub use execution::Inline;
 pub use retry::Retry;
+pub use tls::Tls;
 pub use uploads::Uploads;
 
 use mortar_wire::{bytestream::byte_stream_client::ByteStreamClient, reapi};
 use pool::{Lease, Pool};
 use std::sync::{Arc, atomic::AtomicBool};
 use tokio::sync::OnceCell;
-use tonic::transport::Channel;
 
 /// The largest message that is accepted; an action result with much inline is the largest there is.
 const MAX_MESSAGE: usize = 64 << 20;
@@ -72,34 +77,34 @@ impl Remote {
     }
 
     /// One of the connections, for protocols that have no port, such as the worker session.
-    pub fn channel(&self) -> Channel {
+    pub fn channel(&self) -> Authorized {
         self.0.pool.lease().channel()
     }
 }
 
 /// Clients of the single services, each over the connection with the fewest calls.
 impl Inner {
-    fn byte_stream(&self) -> (ByteStreamClient<Channel>, Lease) {
+    fn byte_stream(&self) -> (ByteStreamClient<Authorized>, Lease) {
         let lease = self.pool.lease();
         (ByteStreamClient::new(lease.channel()).max_decoding_message_size(MAX_MESSAGE), lease)
     }
 
     fn cas(
         &self,
-    ) -> (reapi::content_addressable_storage_client::ContentAddressableStorageClient<Channel>, Lease) {
+    ) -> (reapi::content_addressable_storage_client::ContentAddressableStorageClient<Authorized>, Lease) {
         let lease = self.pool.lease();
         let client =
             reapi::content_addressable_storage_client::ContentAddressableStorageClient::new(lease.channel());
         (client.max_decoding_message_size(MAX_MESSAGE), lease)
     }
 
-    fn action_cache(&self) -> (reapi::action_cache_client::ActionCacheClient<Channel>, Lease) {
+    fn action_cache(&self) -> (reapi::action_cache_client::ActionCacheClient<Authorized>, Lease) {
         let lease = self.pool.lease();
         let client = reapi::action_cache_client::ActionCacheClient::new(lease.channel());
         (client.max_decoding_message_size(MAX_MESSAGE), lease)
     }
 
-    fn execution(&self) -> (reapi::execution_client::ExecutionClient<Channel>, Lease) {
+    fn execution(&self) -> (reapi::execution_client::ExecutionClient<Authorized>, Lease) {
         let lease = self.pool.lease();
         let client = reapi::execution_client::ExecutionClient::new(lease.channel());
         (client.max_decoding_message_size(MAX_MESSAGE), lease)

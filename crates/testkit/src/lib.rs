@@ -1,4 +1,4 @@
-//! What tests share: drivers of real clients and of the `mortar` binary.
+//! What tests share: drivers of real clients and of the `mortar` binary, faults, a bad network.
 
 pub mod bazel;
 pub mod casd;
@@ -10,6 +10,7 @@ pub mod faults;
 pub mod harm;
 pub mod http;
 pub mod mortar;
+pub mod network;
 pub mod process;
 pub mod relay;
 pub mod tools;

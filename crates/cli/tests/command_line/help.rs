@@ -33,6 +33,9 @@ fn help_is_what_was_reviewed() {
         "image import",
         "image list",
         "image remove",
+        "credential-helper",
+        "credential-helper get",
+        "credential-helper login",
         "bench store",
     ];
     for subcommand in subcommands.into_iter().chain(["bench"]) {
@@ -74,6 +77,7 @@ fn every_subcommand_is_reviewed() {
             "purge",
             "store",
             "image",
+            "credential-helper",
             "bench",
             "help"
         ]

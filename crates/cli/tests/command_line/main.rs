@@ -6,6 +6,7 @@ mod action;
 mod bazelrc;
 mod bench;
 mod care;
+mod credential_helper;
 mod disk;
 mod endings;
 mod failures;

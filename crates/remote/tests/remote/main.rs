@@ -6,6 +6,7 @@
 
 mod batches;
 mod compressing;
+mod credentials;
 mod executing;
 mod fake;
 mod reaching;
