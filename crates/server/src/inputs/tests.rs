@@ -203,7 +203,7 @@ fn orders(of: usize) -> Vec<Vec<usize>> {
         }
         for index in 0..first {
             go(things, first - 1, orders);
-            things.swap(if first % 2 == 0 { index } else { 0 }, first - 1);
+            things.swap(if first.is_multiple_of(2) { index } else { 0 }, first - 1);
         }
     }
     let mut orders = Vec::new();
