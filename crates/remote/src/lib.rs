@@ -15,6 +15,7 @@ mod chunks;
 mod compression;
 mod endpoint;
 mod execution;
+mod http;
 mod pool;
 mod read;
 mod results;
@@ -22,6 +23,7 @@ mod retry;
 mod uploads;
 mod write;
 
+pub use self::http::{HttpAddress, HttpOptions, HttpUpstream, Protocol};
 pub use capabilities::Capabilities;
 use capabilities::Terms;
 pub use chunks::RemoteChunks;

@@ -4,6 +4,7 @@
 
 mod bench;
 mod executing;
+mod http;
 
 use mortar_model::Context;
 use mortar_remote::{Endpoint, Options, Remote, Retry};
