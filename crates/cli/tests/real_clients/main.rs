@@ -11,6 +11,7 @@ mod bazel_v2;
 mod casd;
 mod ccache;
 mod endpoints;
+mod foreign_http_cache;
 mod foreign_server;
 mod full_store;
 mod image;
