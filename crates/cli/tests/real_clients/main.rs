@@ -14,6 +14,7 @@ mod endpoints;
 mod foreign_http_cache;
 mod foreign_server;
 mod full_store;
+mod http_over_grpc;
 mod image;
 mod kill_under_load;
 mod lost_blobs;

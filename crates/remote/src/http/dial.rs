@@ -42,7 +42,7 @@ pub(super) struct Dialer {
 
 impl Dialer {
     pub(super) fn new(address: &HttpAddress, options: &HttpOptions) -> Self {
-        let tls = options.tls.as_ref().map(|config| with_protocols(config));
+        let tls = options.tls.as_ref().map(with_protocols);
         Self {
             address: address.clone(),
             connect_timeout: options.connect_timeout,

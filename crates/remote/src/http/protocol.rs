@@ -71,11 +71,10 @@ impl<S> Watched<S> {
     fn look(&mut self, new: &[u8]) {
         let room = HEAD - self.seen.len();
         self.seen.extend_from_slice(&new[..new.len().min(room)]);
-        if self.seen.len() == HEAD || new.is_empty() {
-            if let Some(verdict) = self.verdict.take() {
-                // Nobody may be waiting any more.
-                let _ = verdict.send(is_settings(&self.seen));
-            }
+        let is_enough = self.seen.len() == HEAD || new.is_empty();
+        if let Some(verdict) = self.verdict.take_if(|_| is_enough) {
+            // Nobody may be waiting any more.
+            let _ = verdict.send(is_settings(&self.seen));
         }
     }
 }

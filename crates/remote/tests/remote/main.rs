@@ -8,6 +8,7 @@ mod batches;
 mod compressing;
 mod executing;
 mod fake;
+mod http;
 mod reaching;
 mod reading;
 mod writing;

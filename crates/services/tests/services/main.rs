@@ -6,6 +6,7 @@ mod chunks;
 mod compression;
 mod executions;
 mod http;
+mod http_over_grpc;
 mod introspection;
 mod listening;
 mod long_running;
