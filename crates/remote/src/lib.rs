@@ -5,10 +5,13 @@
 //! them and made anew after they break. What is broken on the way is repeated or resumed, within the bounds of
 //! [`Options::retry`]; what arrives is checked against its digest before the last of it is passed on.
 //!
-//! Left to others: keeping what was fetched (`mortar-store`), credentials and judging upstreams (the companion).
+//! The same ports over Bazel's HTTP cache are [`HttpUpstream`]. [`breaker`] judges an upstream and stands before its ports.
+//!
+//! Left to others: keeping what was fetched (`mortar-store`), credentials.
 
 mod batch;
 mod blobs;
+pub mod breaker;
 mod call;
 mod capabilities;
 mod chunks;

@@ -25,7 +25,7 @@ pub use protocol::Protocol;
 
 use crate::Retry;
 use connections::Connections;
-use mortar_model::{DigestFunction, Error, Kind, Result};
+use mortar_model::{Context, DigestFunction, Error, Kind, Result};
 use std::{
     fmt,
     sync::{Arc, atomic::AtomicBool},
@@ -90,6 +90,11 @@ impl HttpUpstream {
     /// Where it is.
     pub fn address(&self) -> &HttpAddress {
         &self.0.address
+    }
+
+    /// Whether it can be reached at all.
+    pub(crate) async fn reach(&self, context: &Context) -> Result<()> {
+        self.0.reach(context).await
     }
 
     /// What the origin speaks, once that is known; to be kept and given back in [`HttpOptions::protocol`].

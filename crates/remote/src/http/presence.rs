@@ -10,7 +10,7 @@ use super::{
 use crate::retry::Backoff;
 use futures::{StreamExt, TryStreamExt};
 use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
-use mortar_model::{Context, Digest, DigestSet, Result};
+use mortar_model::{Context, Digest, DigestFunction, DigestSet, Result};
 use std::sync::atomic::Ordering;
 
 /// What a server tells of a blob.
@@ -53,6 +53,18 @@ impl Inner {
                 Err(error) => backoff.pause(error).await?,
             }
         }
+    }
+
+    /// Fails if no server answers, or one that is out of order.
+    pub(super) async fn reach(&self, context: &Context) -> Result<()> {
+        let empty = Digest::empty(DigestFunction::Sha256).hex();
+        let ask = Ask::new(Method::GET, self.address.item(&context.instance, "cas", &empty));
+        let answer = self.ask(context, &ask).await?;
+        if answer.status.is_server_error() {
+            return self.success(context, answer).await.map(drop);
+        }
+        self.done(context, answer).await;
+        Ok(())
     }
 
     async fn look(&self, context: &Context, path: &str) -> Result<Option<u64>> {

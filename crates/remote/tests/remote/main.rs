@@ -5,6 +5,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod batches;
+mod breaking;
 mod compressing;
 mod executing;
 mod fake;

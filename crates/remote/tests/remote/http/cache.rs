@@ -80,7 +80,7 @@ pub struct Cache {
 pub fn options() -> HttpOptions {
     let retry =
         Retry { attempts: 4, first_wait: Duration::from_millis(2), longest_wait: Duration::from_millis(20) };
-    HttpOptions { retry, idle_timeout: Duration::from_millis(500), ..HttpOptions::default() }
+    HttpOptions { retry, ..HttpOptions::default() }
 }
 
 impl Cache {

@@ -1,6 +1,6 @@
 //! `HttpUpstream` against a cache that fails by script.
 
-mod cache;
+pub mod cache;
 mod connecting;
 
 use crate::fake::{content, context, streamed};
@@ -151,7 +151,8 @@ async fn large_uploads_stream_and_fail_with_their_source() {
 async fn silence_and_deadlines_have_an_end() {
     let cache = Cache::default();
     let url = cache.serve(Speaks::Both).await;
-    let once = HttpOptions { retry: Retry::NEVER, ..options() };
+    let idle_timeout = Duration::from_millis(500);
+    let once = HttpOptions { retry: Retry::NEVER, idle_timeout, ..options() };
     let upstream = HttpUpstream::new(url.parse().unwrap(), once);
     let (digest, _) = cache.keep(1000);
     cache.fail([Fault::Hang]);
