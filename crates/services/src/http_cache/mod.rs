@@ -6,6 +6,7 @@
 
 mod blobs;
 mod encoding;
+mod range;
 
 use crate::{Ports, budget::Budget, call, limits};
 use axum::{body::Body, extract::Request, response::Response};
