@@ -189,13 +189,15 @@ enum Mood {
     Useless,
 }
 
+type Flight = (Pass, Instant, fn(Ticket) -> Event);
+
 /// A history of callers and an upstream, checked at each step.
 struct History {
     court: Court,
     random: Random,
     mood: Mood,
     /// Calls under way, and when they come to what.
-    flights: Vec<(Pass, Instant, fn(Ticket) -> Event)>,
+    flights: Vec<Flight>,
     probe: Option<Instant>,
     /// What there is to say against each kind since its gate turned last.
     evidence: [usize; 5],
