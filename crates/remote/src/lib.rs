@@ -5,13 +5,15 @@
 //! them and made anew after they break. What is broken on the way is repeated or resumed, within the bounds of
 //! [`Options::retry`]; what arrives is checked against its digest before the last of it is passed on.
 //!
-//! Calls carry the credentials that [`Options::credentials`] gives them, over TLS as [`Options::tls`] says.
+//! Calls carry the credentials that [`Options::credentials`] gives them, over TLS as [`Options::tls`] says. The same ports over
+//! Bazel's HTTP cache are [`HttpUpstream`]. [`breaker`] judges an upstream and stands before its ports.
 //!
-//! Left to others: keeping what was fetched (`mortar-store`), judging upstreams (the companion).
+//! Left to others: keeping what was fetched (`mortar-store`).
 
 mod ahead;
 mod batch;
 mod blobs;
+pub mod breaker;
 mod call;
 mod capabilities;
 mod chunks;
@@ -19,6 +21,7 @@ mod compression;
 pub mod credentials;
 mod endpoint;
 mod execution;
+mod http;
 mod pool;
 mod read;
 mod results;
@@ -27,6 +30,7 @@ mod tls;
 mod uploads;
 mod write;
 
+pub use self::http::{HttpAddress, HttpOptions, HttpUpstream, Protocol};
 pub use capabilities::Capabilities;
 use capabilities::Terms;
 pub use chunks::RemoteChunks;

@@ -26,6 +26,7 @@ pub mod results;
 mod sessions;
 pub mod single_flight;
 pub mod size_limit;
+pub mod sizes_seen;
 pub mod transcoding;
 pub mod values;
 
@@ -47,5 +48,6 @@ pub use result_tier::ResultTier;
 pub use results::{Results, purge::Selection};
 pub use single_flight::SingleFlight;
 pub use size_limit::SizeLimit;
+pub use sizes_seen::SizesSeen;
 pub use transcoding::Transcoding;
 pub use values::NamedValues;

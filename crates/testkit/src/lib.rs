@@ -1,5 +1,6 @@
 //! What tests share: drivers of real clients and of the `mortar` binary, faults, a bad network.
 
+pub mod apache;
 pub mod bazel;
 pub mod casd;
 pub mod ccache;

@@ -6,6 +6,7 @@ mod ahead;
 mod bench;
 mod executing;
 mod following;
+mod http;
 
 use mortar_model::Context;
 use mortar_remote::{Endpoint, Options, Remote, Retry};

@@ -7,6 +7,7 @@ mod compression;
 mod executions;
 mod following;
 mod http;
+mod http_over_grpc;
 mod inlining;
 mod introspection;
 mod listening;
