@@ -31,8 +31,8 @@ pub use ports::{
     Termination,
 };
 pub use powers::{
-    Batches, Chunks, Codec, EncodedBlobs, Encoding, Forget, HashIndex, KeptResult, LocalFile, LocalFiles,
-    Pins, ResultStore, Upload, UploadId, UploadSessions, Values,
+    Batches, Chunks, Codec, EncodedBlobs, Encoding, Forget, HashIndex, Holds, KeptResult, LocalFile,
+    LocalFiles, Pins, ResultStore, Upload, UploadId, UploadSessions, Values,
 };
 pub use result::{
     ActionResult, ExecutionMetadata, LogFile, OutputDirectory, OutputFile, OutputSymlink, Usage, Waiting,

@@ -18,6 +18,7 @@ mod introspection;
 pub mod limits;
 pub mod listener;
 mod long_running;
+mod offers;
 mod operation_message;
 mod operations;
 mod traffic;
@@ -31,6 +32,7 @@ use mortar_model::{
 use mortar_wire::{longrunning::operations_server::OperationsServer, reapi};
 use std::{sync::Arc, time::Duration};
 
+pub use offers::{Offer, Offers};
 pub use operations::{OperationJournal, OperationSummary, Operations, Resumed};
 pub use traffic::Traffic;
 
@@ -55,6 +57,8 @@ pub struct Ports {
     pub executor: Option<Arc<dyn Executor>>,
     /// How long what is called present stays, if that is promised.
     pub lease: Option<Duration>,
+    /// What is offered, where that is for another server to say; without it, what the ports make possible.
+    pub offers: Option<Arc<dyn Offers>>,
 }
 
 /// Every service of the protocol and the HTTP cache, ready for [`listener::serve`]. `more` brings gRPC services and

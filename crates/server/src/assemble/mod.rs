@@ -133,6 +133,7 @@ impl Server {
             chunks: Some(Arc::new(chunked)),
             executor: Some(executor.clone()),
             lease: Some(store.lease()),
+            offers: None,
         };
         let operations = match journal {
             Some(journal) => Operations::new(executor).with_journal(Arc::new(journal)),

@@ -75,6 +75,7 @@ async fn start(change: impl FnOnce(Parts<'_>)) -> Server {
         values: store.clone(),
         executor: Some(executor.clone()),
         lease: None,
+        offers: None,
     };
     change(Parts { ports: &mut ports, store: &store });
     let operations = Operations::new(executor.clone());
