@@ -6,6 +6,7 @@ mod action;
 mod bazelrc;
 mod bench;
 mod care;
+mod companion;
 mod disk;
 mod failures;
 mod help;
@@ -15,6 +16,9 @@ mod memory;
 mod precedence;
 mod restarts;
 mod signals;
+#[allow(dead_code)]
+#[path = "../../../companion/tests/companion/upstream.rs"]
+mod upstream;
 mod usage;
 
 use mortar_testkit::process::{self, Finished};

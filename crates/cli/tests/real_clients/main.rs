@@ -10,6 +10,7 @@ mod bazel_faults;
 mod bazel_v2;
 mod casd;
 mod ccache;
+mod companion;
 mod endpoints;
 mod foreign_server;
 mod full_store;
@@ -17,6 +18,9 @@ mod image;
 mod kill_under_load;
 mod lost_blobs;
 mod repository_rules;
+#[allow(dead_code)]
+#[path = "../../../companion/tests/companion/upstream.rs"]
+mod upstream;
 
 use mortar_testkit::bazel::Processes;
 use mortar_testkit::mortar::Mortar;

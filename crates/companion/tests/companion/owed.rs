@@ -22,6 +22,7 @@ async fn blobs_come_before_the_results_that_name_them() {
     running.flush().await;
     // That each result found its blobs there, the upstream itself has looked.
     let asked = upstream.watch.asked();
+    assert!(!asked.iter().any(|asked| matches!(asked, Asked::PutTooEarly(_))), "{asked:?}");
     let put: HashSet<ActionKey> = asked
         .iter()
         .filter_map(|asked| if let Asked::Put(key) = asked { Some(*key) } else { None })
