@@ -78,6 +78,8 @@ impl Executor for Executes {
         let (outcome, do_not_cache) = self.upstream(context, &request, progress).await?;
         if outcome.result.is_success() && outcome.termination == Termination::Exited && !do_not_cache {
             self.results.keep(context, key, &outcome.result, true);
+        } else {
+            self.results.note(context, &outcome.result);
         }
         Ok(outcome)
     }

@@ -23,7 +23,7 @@ const SMALL: u64 = 64 << 10;
 const MOST: usize = 256;
 const FETCHES: usize = 16;
 /// Results that are being kept; beyond that, some are not.
-const KEEPING: usize = 256;
+const KEEPING: usize = 10_000;
 
 #[derive(Clone)]
 pub(crate) struct NearResults(Arc<Inner>);
@@ -61,12 +61,16 @@ impl NearResults {
         self.0.sure.get(context, key).await
     }
 
-    /// Keeps a result that an upstream gave, in the background; with `outputs`, its small ones too.
-    pub fn keep(&self, context: &Context, key: ActionKey, result: &ActionResult, outputs: bool) {
+    /// What an upstream names in a result that it gives, it has.
+    pub fn note(&self, context: &Context, result: &ActionResult) {
         if let Ok(upstream) = self.0.upstreams.of(&context.instance) {
-            // It would not have given it otherwise.
             upstream.note(context, result.named_blobs());
         }
+    }
+
+    /// Keeps a result that an upstream gave, in the background; with `outputs`, its small ones too.
+    pub fn keep(&self, context: &Context, key: ActionKey, result: &ActionResult, outputs: bool) {
+        self.note(context, result);
         if self.0.keeping.len() >= KEEPING {
             return;
         }

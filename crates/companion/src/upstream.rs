@@ -128,6 +128,11 @@ impl Upstream {
         digest.is_empty() || self.knowledge.knows(self.scope(context), digest)
     }
 
+    /// Whether a blob was there once, and may still be.
+    pub fn once_knew(&self, context: &Context, digest: Digest) -> bool {
+        self.knowledge.once_knew(self.scope(context), digest)
+    }
+
     /// Those that are not known to be there.
     pub fn unknown(&self, context: &Context, digests: impl IntoIterator<Item = Digest>) -> DigestSet {
         let scope = self.scope(context);

@@ -38,7 +38,7 @@ pub(super) struct Book {
 type Known = HashMap<(Scope, Digest), Told>;
 
 impl Book {
-    /// The file, and all in it that still holds. One that cannot be understood is begun anew.
+    /// The file, and all in it that is still worth knowing. One that cannot be understood is begun anew.
     pub fn open(path: &Path, now: u64) -> Result<(Self, Vec<String>, Known)> {
         let failed = |error| Error::io(format!("opening `{}`", path.display()), error);
         let bytes = match fs::read(path) {
@@ -58,7 +58,7 @@ impl Book {
             }
             whole &= rest.is_empty();
         }
-        known.retain(|_, told| told.holds(now));
+        known.retain(|_, told| told.is_recent(now));
         let file = fs::OpenOptions::new().append(true).create(true).open(path).map_err(failed)?;
         let live = scopes.len() + known.len();
         let mut book = Self { path: path.to_owned(), file, records, live };

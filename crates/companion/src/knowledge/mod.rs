@@ -4,6 +4,9 @@
 //! companion that a blob is there has at least the last third to use it. What was used lately is asked about again
 //! before its time is over, in the background (`renew`). What turns out to be gone is forgotten at once.
 //!
+//! What is no longer trusted is remembered for a while as well: of a blob that an upstream once had, a client may have
+//! nothing but the name, so that it must not be called missing before the upstream was asked.
+//!
 //! That a blob is absent is remembered too, for a minute: between the question of a client and its upload.
 
 mod book;
@@ -23,6 +26,8 @@ const MOST: usize = 250_000;
 /// Absent ones that are remembered, and for how long.
 const MOST_ABSENT: usize = 50_000;
 const ABSENT_FOR: Duration = Duration::from_secs(60);
+/// For how long it is remembered that a blob was there once.
+const ONCE: Duration = Duration::from_secs(14 * 24 * 3600);
 
 /// One instance of one upstream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -39,6 +44,11 @@ impl Told {
     /// Whether that is to be trusted. A clock that was set back makes what is known useless.
     fn holds(self, now: u64) -> bool {
         self.asked <= now && now < self.asked + u64::from(self.lease) / 3 * 2
+    }
+
+    /// Whether it is worth remembering.
+    fn is_recent(self, now: u64) -> bool {
+        now < self.asked.saturating_add(ONCE.as_secs())
     }
 
     /// Whether it should be asked about again, if somebody still uses it.
@@ -106,6 +116,11 @@ impl Knowledge {
             state.used.insert(key);
         }
         knows
+    }
+
+    /// Whether a blob was there at some time, as far as is remembered, and is not known to be gone.
+    pub fn once_knew(&self, scope: Scope, digest: Digest) -> bool {
+        self.state.lock().known.contains_key(&(scope, digest))
     }
 
     /// An upstream said that it has these, and keeps them so long.
@@ -211,7 +226,7 @@ impl State {
         if self.known.len() <= MOST {
             return;
         }
-        self.known.retain(|_, told| told.holds(now));
+        self.known.retain(|_, told| told.is_recent(now));
         if self.known.len() > MOST {
             let mut ages: Vec<u64> = self.known.values().map(|told| told.asked).collect();
             let (_, middle, _) = ages.select_nth_unstable(MOST / 2);

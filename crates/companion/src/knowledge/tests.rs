@@ -40,8 +40,13 @@ fn two_thirds_of_a_lease_are_trusted_also_after_a_restart() {
     *clock.0.lock() += Duration::from_secs(199);
     assert_eq!(check(&open()), [true, false, false]);
     *clock.0.lock() += Duration::from_secs(1);
-    assert_eq!(check(&open()), [false, false, false]);
-    assert_eq!(check(&knowledge), [false, false, false]);
+    for knowledge in [open(), knowledge] {
+        assert_eq!(check(&knowledge), [false, false, false]);
+        let once = |name| knowledge.once_knew(main, digest(name));
+        assert_eq!([once("a"), once("b"), once("c")], [true, false, false]);
+    }
+    *clock.0.lock() += ONCE;
+    assert!(!open().once_knew(main, digest("a")));
 }
 
 #[test]

@@ -28,8 +28,9 @@ const WORTH_ASKING: u64 = 256 << 10;
 pub(crate) enum Asks {
     /// About none: what is not known to be there is missing.
     Nothing,
-    /// About those that would cost a client more to send than the question costs. The others are called missing: the
-    /// client sends them over the loopback, and they go upstream only if they are missing there too.
+    /// About those that would cost a client more to send than the question costs, and those that were there once, of which
+    /// the client may have no more than the name. The others are called missing: the client sends them over the
+    /// loopback, and they go upstream only if they are missing there too.
     Large,
     /// About all.
     Everything,
@@ -88,7 +89,7 @@ impl BlobStore for Near {
         let unknown = upstream.unknown(context, absent.iter());
         let worth = |digest: &Digest| match self.asks {
             Asks::Nothing => false,
-            Asks::Large => digest.size() >= WORTH_ASKING,
+            Asks::Large => digest.size() >= WORTH_ASKING || upstream.once_knew(context, *digest),
             Asks::Everything => true,
         };
         let (asked, mut missing): (Vec<_>, Vec<_>) = unknown.iter().partition(worth);

@@ -4,7 +4,10 @@ use crate::{
     LEASE, Running, context, fresh, has, is_upstream_free, run, settings,
     upstream::{Asked, Upstream, upstream},
 };
+use mortar_companion::Settings;
 use mortar_model::{ActionCache, BlobStore, BlobStoreExt, Digest, DigestSet, Forget};
+use mortar_remote::Endpoint;
+use std::time::Duration;
 
 async fn is_missing(running: &Running, digest: Digest) -> bool {
     !running.client.find_missing(&context(), &DigestSet::from_iter([digest])).await.unwrap().is_empty()
@@ -81,5 +84,34 @@ async fn what_was_lost_upstream_is_known_to_be_lost_and_sent_again() {
     running.client.write_bytes(&context(), digest, bytes).await.unwrap();
     running.flush().await;
     assert!(has(&*upstream.store, digest).await);
+    running.end().await;
+}
+
+/// Of what an upstream once had, a client may have nothing but the name: it is not called missing without a question.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_there_once_is_asked_for() {
+    let (directory, upstream) = (tempfile::tempdir().unwrap(), upstream(None).await);
+    let (digest, bytes) = fresh(1_000);
+    upstream.store.write_bytes(&context(), digest, bytes).await.unwrap();
+    let short = |lease| Settings {
+        foreign_lease: Duration::from_secs(lease),
+        ..settings(directory.path(), &upstream.url)
+    };
+    let key = crate::fresh_key();
+    let direct = Endpoint::connect(&upstream.url, crate::options()).unwrap();
+    direct.put(&context(), key, crate::result(&[digest])).await.unwrap();
+    let running = run(short(3)).await;
+    assert!(is_missing(&running, digest).await, "nothing was known of it");
+    assert!(running.client.get(&context(), key).await.unwrap().is_some());
+    assert!(!is_missing(&running, digest).await);
+    running.end().await;
+    upstream.watch.asked();
+    // Two of the three seconds are trusted.
+    let running = run(short(3)).await;
+    crate::until("its time is over", async || {
+        assert!(!is_missing(&running, digest).await);
+        questions(&upstream) > 0
+    })
+    .await;
     running.end().await;
 }

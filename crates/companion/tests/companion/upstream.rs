@@ -10,7 +10,7 @@ use mortar_model::{
 };
 use mortar_services::{
     Offer, Offers, Operations, Ports,
-    listener::{self, Listener},
+    listener::{self, Address, Listener},
 };
 use mortar_store::{Completeness, MemoryStore, Results};
 use mortar_wire::Protobuf;
@@ -121,7 +121,7 @@ pub async fn upstream(lease: Option<Duration>) -> Upstream {
         lease,
         offers: Some(watched.clone()),
     };
-    let listener = Listener::bind(&"127.0.0.1:0".parse().unwrap()).await.unwrap();
+    let listener = Listener::bind(&Address::Tcp("127.0.0.1:0".into())).await.expect("a port is free");
     let url = listener.url();
     let router = mortar_services::router(&ports, Some(Operations::new(watched)), Default::default());
     let serving = tokio::spawn(listener::serve(listener, router, std::future::pending()));

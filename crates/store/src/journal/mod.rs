@@ -165,10 +165,8 @@ fn write(shared: &Shared, mut book: Book) {
             tracing::error!(%error, "the journal cannot be written");
         }
         for durable in told {
-            let copy = written
-                .as_ref()
-                .map(|()| ())
-                .map_err(|error| io::Error::new(error.kind(), error.to_string()));
+            let copy =
+                written.as_ref().copied().map_err(|error| io::Error::new(error.kind(), error.to_string()));
             // Who no longer waits knows that it may be either way.
             let _ = durable.send(copy);
         }
