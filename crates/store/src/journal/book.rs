@@ -1,7 +1,7 @@
 //! The file of a journal, and where in it the entries are that are not done.
 
 use super::{HEADER, Line, entry};
-use crate::framed::frame;
+use crate::framed::{HEAD, frame};
 use bytes::Bytes;
 use std::{
     collections::BTreeMap,
@@ -22,7 +22,7 @@ pub(super) struct Book {
     open: BTreeMap<u64, Place>,
     /// The bytes of the open ones.
     live: u64,
-    /// A write failed: what is behind the length may be half an entry.
+    /// A write failed: nobody knows what is in the file.
     torn: bool,
 }
 
@@ -51,8 +51,7 @@ impl Book {
             let (number, entry) = entry?;
             book.note(number, &entry, &mut bytes);
         }
-        book.put(&bytes)?;
-        book.file.sync_data()?;
+        book.put(&bytes, true)?;
         fs::rename(&fresh, &book.path)?;
         if let Some(directory) = book.path.parent() {
             File::open(directory)?.sync_all()?;
@@ -60,32 +59,50 @@ impl Book {
         Ok(book)
     }
 
-    /// Writes these lines; durable when it returns, if there is anything new. `told` gets those who wait for that.
+    /// Writes these lines; durable when it returns, if there is anything new. `told` gets those who wait for that. What
+    /// could not be written is not in the journal; the next lines then go to a file that is written anew.
     pub fn append(
         &mut self,
         lines: Vec<Line>,
         told: &mut Vec<oneshot::Sender<io::Result<()>>>,
     ) -> io::Result<()> {
-        let mut bytes = Vec::new();
+        let ready = if self.torn { self.write_anew() } else { Ok(()) };
+        let (mut bytes, mut added) = (Vec::new(), Vec::new());
         for line in lines {
             match line {
                 Line::Added { number, entry, durable } => {
                     self.note(number, &entry, &mut bytes);
+                    added.push(number);
                     told.push(durable);
                 }
                 Line::Done(number) => {
-                    if let Some(place) = self.open.remove(&number) {
-                        self.live -= place.length;
+                    if self.forget(number) {
                         frame(&entry::encode_done(number), &mut bytes);
                     }
                 }
             }
         }
-        self.put(&bytes)?;
-        if !told.is_empty() {
-            self.file.sync_data()?;
+        let written = ready.and_then(|()| self.put(&bytes, !told.is_empty()));
+        if written.is_err() {
+            self.torn = true;
+            added.into_iter().for_each(|number| {
+                self.forget(number);
+            });
+            return written;
         }
-        self.compact()
+        if let Err(error) = self.compact() {
+            // Which file has the name is not known: another try comes before the next lines.
+            self.torn = true;
+            tracing::warn!(%error, "the journal cannot be written anew");
+        }
+        Ok(())
+    }
+
+    /// Whether there was such an entry.
+    fn forget(&mut self, number: u64) -> bool {
+        let place = self.open.remove(&number);
+        self.live -= place.map_or(0, |place| place.length);
+        place.is_some()
     }
 
     fn note(&mut self, number: u64, entry: &[u8], bytes: &mut Vec<u8>) {
@@ -96,25 +113,21 @@ impl Book {
         self.open.insert(number, Place { offset, length });
     }
 
-    fn put(&mut self, bytes: &[u8]) -> io::Result<()> {
-        if std::mem::take(&mut self.torn) {
-            self.file.set_len(self.length)?;
-        }
-        self.torn = true;
+    fn put(&mut self, bytes: &[u8], sync: bool) -> io::Result<()> {
         self.file.write_all_at(bytes, self.length)?;
-        self.torn = false;
         self.length += bytes.len() as u64;
-        Ok(())
+        if sync { self.file.sync_data() } else { Ok(()) }
     }
 
     /// Writes the file anew where most of it is of no use any more.
     fn compact(&mut self) -> io::Result<()> {
-        if self.length < SMALL || self.length / 4 < self.live {
-            return Ok(());
-        }
+        if self.length < SMALL || self.length / 4 < self.live { Ok(()) } else { self.write_anew() }
+    }
+
+    fn write_anew(&mut self) -> io::Result<()> {
         let read = |(number, place): (&u64, &Place)| {
-            let mut entry = vec![0; place.length as usize - crate::framed::HEAD];
-            self.file.read_exact_at(&mut entry, place.offset + crate::framed::HEAD as u64)?;
+            let mut entry = vec![0; place.length as usize - HEAD];
+            self.file.read_exact_at(&mut entry, place.offset + HEAD as u64)?;
             Ok((*number, entry))
         };
         *self = Self::of(self.path.clone(), self.open.iter().map(read))?;
