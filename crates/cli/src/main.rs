@@ -6,7 +6,10 @@ mod ask;
 mod bazelrc;
 mod bench;
 mod care;
+mod companion;
+mod credential_helper;
 mod image;
+mod logs;
 mod operations;
 mod pools;
 mod server;
@@ -16,6 +19,7 @@ mod status;
 mod table;
 mod units;
 mod up;
+mod usable;
 mod worker;
 
 use clap::{Parser, Subcommand};
@@ -46,6 +50,8 @@ enum Command {
     Server(server::Arguments),
     /// Run actions for a server.
     Worker(worker::Arguments),
+    /// Stand between Bazel and its servers on this machine: a local cache, uploads in the background.
+    Companion(companion::Arguments),
     /// Print the lines for a `.bazelrc`.
     Bazelrc(bazelrc::Arguments),
     /// Tell what a server is doing: what waits and why, its workers, what they run.
@@ -55,6 +61,8 @@ enum Command {
         #[command(subcommand)]
         command: operations::Command,
     },
+    /// Tell what an action writes while it runs, or has written.
+    Logs(logs::Arguments),
     /// Pause, resume or drain the workers of a server.
     Workers {
         #[command(subcommand)]
@@ -72,13 +80,18 @@ enum Command {
         #[command(subcommand)]
         command: image::Command,
     },
+    /// Credentials for Bazel: a credential helper over the sources that Mortar knows.
+    CredentialHelper {
+        #[command(subcommand)]
+        command: credential_helper::Command,
+    },
     /// Measure any server of the Remote Execution API.
     Bench(bench::Args),
 }
 
 fn main() -> ExitCode {
     mortar_sandbox::init_if_asked();
-    let arguments = Arguments::parse();
+    let arguments = Arguments::parse_from(credential_helper::arguments(std::env::args_os()));
     tracing_subscriber::fmt()
         .with_writer(std::io::stderr)
         .with_env_filter(
@@ -111,9 +124,12 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
             Command::Worker(arguments) => worker::run(arguments).await?,
             Command::Status(arguments) => status::run(arguments).await?,
             Command::Operations { command } => operations::run(command).await?,
+            Command::Logs(arguments) => logs::run(arguments).await?,
             Command::Workers { command } => care::workers::run(command).await?,
             Command::Purge(arguments) => care::purge::run(arguments).await?,
             Command::Store { command } => return care::store::run(command).await,
+            Command::CredentialHelper { command } => credential_helper::run(command).await?,
+            Command::Companion(arguments) => return companion::run(arguments).await,
             Command::Bench(arguments) => bench::run(arguments).await?,
             Command::Bazelrc(_) | Command::Image { .. } => {}
         }

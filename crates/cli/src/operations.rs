@@ -7,6 +7,7 @@ use mortar_wire::{
     longrunning::{
         CancelOperationRequest, ListOperationsRequest, Operation, operations_client::OperationsClient,
     },
+    metadata_from_wire,
     reapi::{ExecuteOperationMetadata, RequestMetadata, execution_stage::Value as Stage},
     timestamp_from_wire,
 };
@@ -76,7 +77,7 @@ async fn list(arguments: List) -> anyhow::Result<()> {
         Some(instance) => format!("{instance}/operations"),
     };
     let server = Server::at(&arguments.server.server)?;
-    let operations = all(&server, parent).await?;
+    let operations = all(&server, parent, "").await?;
     let mut open: Vec<_> = operations.iter().map(Open::read).collect::<Result<_, _>>()?;
     open.sort_by_key(|open| open.queued);
     if arguments.json {
@@ -91,12 +92,13 @@ async fn list(arguments: List) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Page by page.
-async fn all(server: &Server, name: String) -> anyhow::Result<Vec<Operation>> {
+/// Page by page; those that are not over unless the filter says otherwise.
+pub async fn all(server: &Server, name: String, filter: &str) -> anyhow::Result<Vec<Operation>> {
     let mut client = OperationsClient::new(server.channel());
     let (mut found, mut page_token) = (Vec::new(), String::new());
     loop {
-        let request = ListOperationsRequest { name: name.clone(), page_token, ..Default::default() };
+        let (name, filter) = (name.clone(), filter.to_owned());
+        let request = ListOperationsRequest { name, filter, page_token, ..Default::default() };
         let page = server.answer(client.list_operations(request)).await?;
         found.extend(page.operations);
         page_token = page.next_page_token;
@@ -107,16 +109,21 @@ async fn all(server: &Server, name: String) -> anyhow::Result<Vec<Operation>> {
 }
 
 /// What is told of an execution.
-struct Open<'a> {
-    name: &'a str,
+pub struct Open<'a> {
+    /// Of the operation.
+    pub name: &'a str,
     stage: &'static str,
-    action: String,
+    /// `HASH/SIZE` of the action.
+    pub action: String,
     request: RequestMetadata,
     queued: Option<SystemTime>,
+    /// Why it waits, where it does.
+    pub reason: Option<String>,
 }
 
 impl<'a> Open<'a> {
-    fn read(operation: &'a Operation) -> Result<Self, prost::DecodeError> {
+    /// What a message tells.
+    pub fn read(operation: &'a Operation) -> Result<Self, prost::DecodeError> {
         let metadata = operation.metadata.as_ref().map(|any| any.value.as_slice()).unwrap_or_default();
         let metadata = ExecuteOperationMetadata::decode(metadata)?;
         let stage = match metadata.stage() {
@@ -137,6 +144,7 @@ impl<'a> Open<'a> {
             action: format!("{}/{}", action.hash, action.size_bytes),
             request: request.unwrap_or_default(),
             queued: timestamp_from_wire(partial.queued_timestamp),
+            reason: metadata_from_wire(partial).waiting.map(|waiting| waiting.reason.to_string()),
         })
     }
 

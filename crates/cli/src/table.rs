@@ -7,8 +7,9 @@ const GAP: &str = "  ";
 
 /// The lines of a table. Names that clients chose are shown without what would steer a terminal.
 pub fn table(head: &[&str], rows: impl IntoIterator<Item = Vec<String>>) -> String {
+    let shown = |row: Vec<String>| row.iter().map(|cell| printable(cell)).collect();
     let head = head.iter().map(|&name| name.to_owned()).collect();
-    let rows: Vec<Vec<String>> = std::iter::once(head).chain(rows.into_iter().map(printable)).collect();
+    let rows: Vec<Vec<String>> = std::iter::once(head).chain(rows.into_iter().map(shown)).collect();
     let width = |column: usize| {
         let cells = rows.iter().filter_map(|row| row.get(column));
         cells.map(|cell| cell.chars().count()).max().unwrap_or(0)
@@ -22,9 +23,9 @@ pub fn table(head: &[&str], rows: impl IntoIterator<Item = Vec<String>>) -> Stri
     })
 }
 
-fn printable(row: Vec<String>) -> Vec<String> {
-    let shown = |c: char| if c.is_control() { char::REPLACEMENT_CHARACTER } else { c };
-    row.into_iter().map(|cell| cell.chars().map(shown).collect()).collect()
+/// Without what would steer a terminal.
+pub fn printable(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { char::REPLACEMENT_CHARACTER } else { c }).collect()
 }
 
 #[cfg(test)]

@@ -4,13 +4,14 @@ use crate::{
     server::Opened,
     settings::{ServeFlags, WorkFlags},
     signals,
+    usable::UsableFlags,
     worker::{Isolation, platform},
 };
 use mortar_model::{
     Platform, image,
     session::{FromWorker, ToWorker},
 };
-use mortar_server::{Scheduler, WorkerLink};
+use mortar_server::{Scheduler, live_logs::LiveLogs};
 use mortar_worker::{CacheLimits, SessionEnd, Shutdown, Stores, Worker, WorkerConfig};
 use std::time::Duration;
 use tokio::sync::mpsc;
@@ -25,6 +26,8 @@ pub struct Arguments {
     /// How actions are kept apart from this machine.
     #[arg(long, value_enum, default_value_t = Isolation::Namespaces)]
     isolation: Isolation,
+    #[command(flatten)]
+    usable: UsableFlags,
 }
 
 /// Serves until a signal comes.
@@ -43,6 +46,7 @@ pub async fn run(arguments: Arguments) -> anyhow::Result<()> {
         default_timeout: settings.server.scheduler.default_timeout,
         maximum_timeout: settings.server.scheduler.max_timeout,
         sandbox: arguments.isolation.sandbox(),
+        usable: arguments.usable.settle(defaults.usable.clone())?,
         cache: Some(CacheLimits { bytes: roots.bytes.min(settings.server.max_size / 4), ..roots }),
         ..defaults
     };
@@ -55,7 +59,8 @@ pub async fn run(arguments: Arguments) -> anyhow::Result<()> {
     };
     let worker = Worker::open(config, stores).await?;
     let (handle, shutdown) = mortar_worker::shutdown();
-    let mut working = tokio::spawn(work(worker, opened.server.scheduler.clone(), shutdown));
+    let (scheduler, logs) = (opened.server.scheduler.clone(), opened.server.logs.clone());
+    let mut working = tokio::spawn(work(worker, scheduler, logs, shutdown));
     let served = opened.serve(signals::stop_token()?).await;
     // The scheduler has drained, so nothing runs any more, unless serving failed.
     handle.abort();
@@ -70,12 +75,12 @@ pub async fn run(arguments: Arguments) -> anyhow::Result<()> {
 const ENDING: Duration = Duration::from_secs(10);
 
 /// Keeps the worker attached to the scheduler of this process.
-async fn work(worker: Worker, scheduler: Scheduler, shutdown: Shutdown) {
+async fn work(worker: Worker, scheduler: Scheduler, logs: LiveLogs, shutdown: Shutdown) {
     loop {
         let (to_server, from_us) = mpsc::channel(IN_FLIGHT);
         let (to_us, from_server) = mpsc::channel(IN_FLIGHT);
         let serving = mortar_worker::serve(worker.clone(), to_server, from_server, shutdown.clone());
-        let (end, ()) = tokio::join!(Box::pin(serving), attach(&scheduler, from_us, to_us));
+        let (end, ()) = tokio::join!(Box::pin(serving), attach(&scheduler, &logs, from_us, to_us));
         let goes_on = matches!(end, SessionEnd::Lost | SessionEnd::Outdated);
         if !goes_on || scheduler.status().await.closing {
             return;
@@ -91,17 +96,18 @@ const IN_FLIGHT: usize = 64;
 /// Joins the worker's channels to a link of the scheduler, until either side ends.
 async fn attach(
     scheduler: &Scheduler,
+    logs: &LiveLogs,
     mut from_us: mpsc::Receiver<FromWorker>,
     to_us: mpsc::Sender<ToWorker>,
 ) {
     let Some(FromWorker::Hello(hello)) = from_us.recv().await else { return };
-    let mut link: WorkerLink = match scheduler.attach(hello).await {
+    let mut link = match logs.attach(scheduler, hello).await {
         Ok(link) => link,
         Err(error) => return tracing::error!("the local worker was refused: {error}"),
     };
     loop {
         tokio::select! {
-            command = link.commands.recv() => {
+            command = link.command() => {
                 let Some(command) = command else { return };
                 if to_us.send(command).await.is_err() {
                     return;
@@ -109,7 +115,7 @@ async fn attach(
             }
             report = from_us.recv() => {
                 let Some(report) = report else { return };
-                if link.reports.send(report).await.is_err() {
+                if !link.report(report).await {
                     return;
                 }
             }

@@ -4,6 +4,7 @@ use crate::{
     settings::{MIN_MAX_SIZE, WorkFlags, default_directory, default_max_size},
     signals,
     units::{Size, Span},
+    usable::UsableFlags,
 };
 use anyhow::bail;
 use mortar_model::Platform;
@@ -49,40 +50,11 @@ pub struct Arguments {
     usable: UsableFlags,
 }
 
-/// What each action may use of the machine; as much as there is where nothing is said.
-#[derive(clap::Args)]
-pub struct UsableFlags {
-    /// Memory of one action with all its processes.
-    #[arg(long, env = "MORTAR_ACTION_MEMORY", value_name = "SIZE")]
-    action_memory: Option<Size>,
-    /// Processes and threads of one action [default: 10000].
-    #[arg(long, env = "MORTAR_ACTION_PROCESSES", value_name = "NUMBER", value_parser = clap::value_parser!(u32).range(1..))]
-    action_processes: Option<u32>,
-    /// What one action may hold in /tmp, and again in /dev/shm.
-    #[arg(long, env = "MORTAR_ACTION_SCRATCH", value_name = "SIZE")]
-    action_scratch: Option<Size>,
-    /// What one action may write to outputs and logs.
-    #[arg(long, env = "MORTAR_ACTION_OUTPUT", value_name = "SIZE")]
-    action_output: Option<Size>,
-}
-
-impl UsableFlags {
-    fn settle(&self, defaults: mortar_sandbox::Limits) -> mortar_sandbox::Limits {
-        let bytes = |size: Option<Size>, default: Option<u64>| size.map(|size| size.0).or(default);
-        mortar_sandbox::Limits {
-            memory: bytes(self.action_memory, defaults.memory),
-            processes: self.action_processes.or(defaults.processes),
-            scratch: bytes(self.action_scratch, defaults.scratch),
-            output: bytes(self.action_output, defaults.output),
-            ..defaults
-        }
-    }
-}
-
 /// How actions are kept apart from the machine that they run on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
 pub enum Isolation {
     /// Namespaces: only declared inputs and system directories, no network.
+    #[default]
     Namespaces,
     /// None but a directory of their own: for machines that permit no namespaces, and only for actions that are trusted.
     None,
@@ -121,7 +93,7 @@ pub async fn run(arguments: Arguments) -> anyhow::Result<()> {
         platform: platform(&arguments.properties)?,
         maximum_timeout: arguments.max_timeout.map_or(defaults.maximum_timeout, |span| span.0),
         sandbox: arguments.isolation.sandbox(),
-        usable: arguments.usable.settle(defaults.usable.clone()),
+        usable: arguments.usable.settle(defaults.usable.clone())?,
         ..defaults
     };
     let remote = Arc::new(Endpoint::connect(&arguments.server, Options::default())?);

@@ -96,6 +96,13 @@ pub struct Property {
     pub value: String,
 }
 
+/// The exec property that asks for a persistent worker, by a name for the tool with all that it is started with. Bazel
+/// computes it. It tells a worker how to run an action, and says nothing of which worker can.
+pub const PERSISTENT_WORKER_KEY: &str = "persistentWorkerKey";
+/// The exec property that names the protocol to talk to a persistent worker in: `proto`, also where it is absent, or
+/// `json`.
+pub const PERSISTENT_WORKER_PROTOCOL: &str = "persistentWorkerProtocol";
+
 impl Platform {
     /// A platform of these properties, sorted.
     pub fn new(properties: impl IntoIterator<Item = (String, String)>) -> Self {

@@ -1,7 +1,14 @@
 //! What every call carries: for whom, on whose behalf, until when. Passed, never ambient.
 
 use crate::{Error, Result};
-use std::{fmt, sync::Arc, time::Instant};
+use std::{
+    fmt,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant},
+};
 
 /// The circumstances of one call.
 #[derive(Clone, Debug, Default)]
@@ -18,6 +25,47 @@ pub struct Context {
     pub lost: Lost,
     /// The operation that this is done for, where a client watches one.
     pub operation: Option<Arc<Operation>>,
+    /// The inputs of this execution may still be on their way.
+    pub inputs_follow: Option<InputsFollow>,
+}
+
+/// Inputs that are uploaded while the execution that needs them has been asked for already.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct InputsFollow {
+    session: Arc<str>,
+    /// How long they may take to be there.
+    pub patience: Duration,
+}
+
+impl InputsFollow {
+    /// The longest name of a session.
+    const LONGEST_NAME: usize = 64;
+
+    /// The uploads that `session` names, a random name which their client chose, within `patience`.
+    pub fn new(session: &str, patience: Duration) -> Result<Self> {
+        let fits = (1..=Self::LONGEST_NAME).contains(&session.len());
+        if !fits || !session.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(&byte)) {
+            let shown: String = session.chars().take(Self::LONGEST_NAME).collect();
+            let message = format!(
+                "the name of the upload session is `{}`; expected 1 to {} letters, digits, `-` and `_`",
+                shown.escape_default(),
+                Self::LONGEST_NAME
+            );
+            return Err(Error::invalid("session", message));
+        }
+        Ok(Self { session: session.into(), patience })
+    }
+
+    /// The same with no more patience than this.
+    #[must_use]
+    pub fn at_most(self, patience: Duration) -> Self {
+        Self { patience: self.patience.min(patience), ..self }
+    }
+
+    /// Its name.
+    pub fn session(&self) -> &str {
+        &self.session
+    }
 }
 
 /// A long-running operation, as far as those need to know it who work for it.
@@ -27,7 +75,39 @@ pub struct Operation {
     pub name: String,
     /// It was on a worker when an earlier run of the server ended.
     pub was_running: bool,
+    /// Somebody wants it to end at once, and not only waits no longer.
+    pub unwanted: Unwanted,
 }
+
+/// A mark that is set once.
+#[derive(Debug, Default)]
+pub struct Unwanted(AtomicBool);
+
+impl Unwanted {
+    /// Sets it.
+    pub fn set(&self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether it was set.
+    pub fn is_set(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+impl Clone for Unwanted {
+    fn clone(&self) -> Self {
+        Self(AtomicBool::new(self.is_set()))
+    }
+}
+
+impl PartialEq for Unwanted {
+    fn eq(&self, other: &Self) -> bool {
+        self.is_set() == other.is_set()
+    }
+}
+
+impl Eq for Unwanted {}
 
 impl Context {
     /// A context of the default instance without a caller; for work that the server does by itself.

@@ -1,6 +1,6 @@
 //! The one error of the house: a closed kind with typed fields, an optional hint, an optional source.
 
-use crate::Digest;
+use crate::{Digest, LogFile};
 use std::{fmt, time::Duration};
 
 /// What failed, on which thing, and perhaps what to do.
@@ -9,6 +9,9 @@ pub struct Error {
     kind: Box<Kind>,
     hint: Option<String>,
     source: Option<Box<dyn std::error::Error + Send + Sync>>,
+    /// Few errors have any, and all errors travel by value.
+    #[allow(clippy::box_collection)]
+    logs: Option<Box<Vec<(String, LogFile)>>>,
 }
 
 /// Every way to fail. Code, blame and retry are exhaustive matches over it.
@@ -148,7 +151,7 @@ pub enum Blame {
 impl Error {
     /// An error of this kind.
     pub fn new(kind: Kind) -> Self {
-        Self { kind: Box::new(kind), hint: None, source: None }
+        Self { kind: Box::new(kind), hint: None, source: None, logs: None }
     }
 
     /// A malformed request.
@@ -195,6 +198,18 @@ impl Error {
     pub fn with_source(mut self, source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
         self.source = Some(source.into());
         self
+    }
+
+    /// Adds a log of the server about the execution that failed.
+    #[must_use]
+    pub fn with_log(mut self, name: impl Into<String>, log: LogFile) -> Self {
+        self.logs.get_or_insert_default().push((name.into(), log));
+        self
+    }
+
+    /// Logs of the server about the execution that failed, by name.
+    pub fn logs(&self) -> &[(String, LogFile)] {
+        self.logs.as_ref().map_or(&[], |logs| logs)
     }
 
     /// What kind of failure.

@@ -21,7 +21,7 @@ pub use action::{Action, Command, Platform, Property};
 pub use blob::{Blob, ByteStream};
 pub use chunking::{ChunkMapping, ChunkingFunction, ChunkingParameters, FastCdc2020, RepMaxCdc};
 pub use clock::{Clock, SystemClock};
-pub use context::{Context, InstanceName, RequestMetadata};
+pub use context::{Context, InputsFollow, InstanceName, RequestMetadata};
 pub use digest::{ActionKey, Digest, DigestFunction, DigestSet, Hasher};
 pub use error::{Blame, Error, Kind};
 pub use image::ImageReference;
@@ -31,11 +31,12 @@ pub use ports::{
     Termination,
 };
 pub use powers::{
-    Batches, Chunks, Codec, EncodedBlobs, Encoding, Forget, HashIndex, KeptResult, LocalFile, LocalFiles,
-    Pins, ResultStore, Upload, UploadId, UploadSessions, Values,
+    AheadBounds, Batches, Chunks, Codec, Coming, EncodedBlobs, Encoding, Foresight, Forget, HashIndex, Holds,
+    KeptResult, LocalFile, LocalFiles, Pins, ResultStore, Upload, UploadId, UploadSessions, Values, Whence,
 };
 pub use result::{
-    ActionResult, ExecutionMetadata, LogFile, OutputDirectory, OutputFile, OutputSymlink, Usage, Waiting,
+    ActionResult, ExecutionMetadata, LogFile, OutputDirectory, OutputFile, OutputSymlink, PersistentWorker,
+    Usage, Waiting,
 };
 
 /// The result of everything that can fail here.

@@ -6,6 +6,7 @@ use crate::{
 };
 use async_trait::async_trait;
 use bytes::Bytes;
+use futures::stream::BoxStream;
 use std::{
     any::Any,
     fmt,
@@ -211,6 +212,17 @@ pub trait Pins: Send + Sync {
     async fn pinned(&self) -> Result<Vec<(String, DigestSet)>>;
 }
 
+/// Stores that keep single blobs for as long as somebody in this process says so: those that are owed to somebody else.
+/// Unlike pins they are not durable; who holds a blob holds it again after a restart.
+pub trait Holds: Send + Sync {
+    /// Keeps a blob from now on, here already or not yet, until it was released as often as it was held. Whether it is
+    /// here.
+    fn hold(&self, digest: Digest) -> bool;
+
+    /// Takes that back.
+    fn release(&self, digest: Digest);
+}
+
 /// Turns messages into bytes and back, for stores that know nothing of protobuf.
 pub trait Codec: Send + Sync {
     /// An action result as bytes.
@@ -224,4 +236,50 @@ pub trait Codec: Send + Sync {
 
     /// The directory in these bytes; digests in it are of `function`.
     fn decode_directory(&self, function: DigestFunction, bytes: Bytes) -> Result<Directory>;
+}
+
+/// Upstreams that remember what builds asked for, and tell what is likely to be asked for next.
+#[async_trait]
+pub trait Foresight: Send + Sync {
+    /// What builds before asked for after an action, as the results are now, in that order; nothing if none is known to
+    /// have asked for it.
+    async fn follow(
+        &self,
+        context: &Context,
+        from: Whence,
+        bounds: AheadBounds,
+    ) -> Result<BoxStream<'static, Result<Coming>>>;
+}
+
+/// Where to look ahead from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Whence {
+    /// After this action.
+    Action(ActionKey),
+    /// Where an earlier look ended, of results by the same digest function.
+    Cursor(DigestFunction, Bytes),
+}
+
+/// How far to look ahead.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AheadBounds {
+    /// Results at most.
+    pub results: u32,
+    /// The largest blob that comes along.
+    pub blob: u64,
+    /// Bytes of blobs at most.
+    pub bytes: u64,
+}
+
+/// A result that is likely to be asked for.
+#[derive(Clone, Debug)]
+pub struct Coming {
+    /// Of which action.
+    pub key: ActionKey,
+    /// The result, all of whose blobs are promised.
+    pub result: ActionResult,
+    /// Small ones of those blobs. They are not checked yet.
+    pub blobs: Vec<(Digest, Bytes)>,
+    /// Where to go on.
+    pub cursor: Bytes,
 }

@@ -109,8 +109,12 @@ pub struct ExecutionMetadata {
     pub output_upload_completed: Option<SystemTime>,
     /// What the command used.
     pub usage: Option<Usage>,
+    /// The persistent worker that did it, where one did.
+    pub persistent_worker: Option<PersistentWorker>,
     /// Why it is not yet on a worker; only while it is queued.
     pub waiting: Option<Arc<Waiting>>,
+    /// Attempts before this one, and how workers failed at them, for people. Not told to clients as such.
+    pub setbacks: Option<Arc<[String]>>,
 }
 
 /// What a command used of its machine.
@@ -126,6 +130,13 @@ pub struct Usage {
     pub read_bytes: u64,
     /// Bytes written to disks.
     pub written_bytes: u64,
+}
+
+/// A process that does one action after the other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PersistentWorker {
+    /// Actions that it had done with this one: 1 where it was started for it.
+    pub requests: u64,
 }
 
 /// Why an action waits.

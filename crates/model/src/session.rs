@@ -1,11 +1,12 @@
 //! What a server and a worker say to each other, over gRPC or, in one process, over a channel.
 
 use crate::{Context, Digest, Error, ExecutionMetadata, Outcome, Platform};
+use bytes::Bytes;
 use std::{fmt, sync::Arc, time::Duration};
 
 /// The version of this conversation. Since 2, a worker tells its capacity and what it still holds of an earlier
-/// session, and is told what was delivered.
-pub const VERSION: u32 = 2;
+/// session, and is told what was delivered. Since 3, it lets what runs be read while it writes.
+pub const VERSION: u32 = 3;
 /// The oldest version that is still spoken.
 pub const OLDEST_VERSION: u32 = 1;
 
@@ -88,6 +89,8 @@ pub enum ToWorker {
     Delivered(ExecutionId),
     /// Finish what runs, and leave. Since version 2.
     Drain,
+    /// Tell some of what a command has written. It is answered by `Log`. Since version 3.
+    ReadLog(LogRequest),
     /// Still here.
     Heartbeat,
 }
@@ -130,4 +133,47 @@ pub enum FromWorker {
     Heartbeat,
     /// No new work, please.
     Draining,
+    /// Some of what a command has written, for whoever asked. Since version 3.
+    Log(LogPiece),
+}
+
+/// The first version in which a worker is asked for what its commands write.
+pub const LOGS_SINCE: u32 = 3;
+
+/// One of the two streams that a command writes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Log {
+    /// Standard output.
+    Stdout,
+    /// Standard error.
+    Stderr,
+}
+
+/// Asks for some of what a command has written. Nothing is sent that nobody asked for, so that who reads slowly slows
+/// nothing but itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LogRequest {
+    /// Is in the answer, too.
+    pub request: u64,
+    /// Which attempt.
+    pub execution: ExecutionId,
+    /// Which stream.
+    pub log: Log,
+    /// What comes first.
+    pub offset: u64,
+    /// How many bytes at most. With 0, only the size is asked for, and told at once.
+    pub limit: u64,
+}
+
+/// The answer. It waits for a while if there is nothing to tell yet.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LogPiece {
+    /// Which request.
+    pub request: u64,
+    /// What was written from the offset on; nothing where nothing came in time.
+    pub data: Bytes,
+    /// All that was written by now.
+    pub size: u64,
+    /// The attempt is over, or was never known: nothing more is told here.
+    pub over: bool,
 }

@@ -1,6 +1,6 @@
 //! What every call has: headers made from the context, a time limit, and an answer whose failure is our one error.
 
-use crate::{Inner, Lease};
+use crate::{Inner, Lease, credentials::ONCE_MORE};
 use mortar_model::{Blame, Context, Digest, Error, Kind, RequestMetadata, Result};
 use mortar_wire::{metadata, status};
 use std::{
@@ -58,6 +58,14 @@ impl Inner {
 
     /// The error in a status: one that the server sent, or one of the way to it.
     pub(crate) fn error(&self, context: &Context, status: Status) -> Error {
+        if status.metadata().contains_key(ONCE_MORE) {
+            let message = format!(
+                "the server at `{}` refused credentials in the middle of a call: {}",
+                self.endpoint,
+                status.message()
+            );
+            return Error::new(Kind::Aborted { message });
+        }
         if is_of_the_way(&status) {
             if context.deadline.is_some_and(|deadline| deadline <= Instant::now()) {
                 return self.too_late(context);

@@ -2,7 +2,7 @@
 
 use crate::{Inner, Remote, retry::Backoff};
 use mortar_model::{Context, Digest, DigestFunction, Kind, Result};
-use mortar_wire::{digest_function, lease, reapi};
+use mortar_wire::{digest_function, inputs_follow, lease, reapi};
 use std::time::Duration;
 use tonic::Response;
 
@@ -30,6 +30,8 @@ pub struct Capabilities {
     pub zstd_batches: bool,
     /// How long the server keeps what it calls present, if it is one of ours and says so.
     pub lease: Option<Duration>,
+    /// How long the server waits at most for inputs that follow an execution, if it is one of ours and does so.
+    pub inputs_follow: Option<Duration>,
     /// Lowest and highest version of the protocol, as `2.0`.
     pub api_versions: (String, String),
 }
@@ -43,6 +45,8 @@ pub(crate) struct Terms {
     pub(crate) zstd_streams: bool,
     /// What is written in batches is zstd where that is shorter.
     pub(crate) zstd_batches: bool,
+    /// It waits for inputs that follow an execution.
+    pub(crate) inputs_follow: bool,
 }
 
 impl Remote {
@@ -55,6 +59,11 @@ impl Remote {
                 Err(error) => backoff.pause(error).await?,
             }
         }
+    }
+
+    /// Whether this server waits for inputs that follow an execution. It is asked once, and not again by executions.
+    pub async fn takes_inputs_later(&self, context: &Context) -> Result<bool> {
+        self.0.settled_terms(context).await.map(|terms| terms.inputs_follow)
     }
 }
 
@@ -89,6 +98,7 @@ impl Inner {
             batch_limit: capabilities.max_batch_total_size.map_or(USUAL_BATCH, |max| max.min(USUAL_BATCH)),
             zstd_streams: self.options.compression && capabilities.zstd_streams,
             zstd_batches: self.options.compression && capabilities.zstd_batches,
+            inputs_follow: capabilities.inputs_follow.is_some(),
         }
     }
 
@@ -97,10 +107,15 @@ impl Inner {
         if !self.options.compression || digest.size() < SHORTEST_COMPRESSED {
             return Ok(false);
         }
+        self.settled_terms(context).await.map(|terms| terms.zstd_streams)
+    }
+
+    /// The terms, however often it takes to ask for them.
+    async fn settled_terms(&self, context: &Context) -> Result<Terms> {
         let mut backoff = Backoff::new(&self.options.retry, context);
         loop {
             match self.terms(context).await {
-                Ok(terms) => return Ok(terms.zstd_streams),
+                Ok(terms) => return Ok(terms),
                 Err(error) => backoff.pause(error).await?,
             }
         }
@@ -109,6 +124,7 @@ impl Inner {
 
 fn from_wire(answer: Response<reapi::ServerCapabilities>) -> Capabilities {
     let lease = lease::from_headers(answer.metadata());
+    let inputs_follow = inputs_follow::offer_from_headers(answer.metadata());
     let capabilities = answer.into_inner();
     let cache = capabilities.cache_capabilities.unwrap_or_default();
     let known = |value: &i32| match *value {
@@ -128,6 +144,7 @@ fn from_wire(answer: Response<reapi::ServerCapabilities>) -> Capabilities {
         zstd_streams: cache.supported_compressors.contains(&ZSTD),
         zstd_batches: cache.supported_batch_update_compressors.contains(&ZSTD),
         lease,
+        inputs_follow,
         api_versions: (version(capabilities.low_api_version), version(capabilities.high_api_version)),
     }
 }

@@ -1,20 +1,25 @@
 //! Where a server is and how to talk to it: addresses, options, and the connections made of them.
 
-use crate::{Remote, Retry};
-use http::uri::Authority;
+use crate::{
+    Remote, Retry, Tls,
+    credentials::Wallet,
+    tls::{self, HTTP_2},
+};
+use http::{Uri, uri::Authority};
 use hyper_util::rt::TokioIo;
 use mortar_model::{Error, Result};
 use std::{fmt, path::PathBuf, str::FromStr, time::Duration};
 use tokio::net::UnixStream;
 use tonic::transport::Channel;
 
-/// The address of a server: `grpc://HOST:PORT` or `unix:PATH`.
+/// The address of a server: `grpc://HOST:PORT`, `grpcs://HOST:PORT` (with TLS) or `unix:PATH`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Endpoint(Address);
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Address {
     Tcp(Authority),
+    Tls(Authority),
     Unix(PathBuf),
 }
 
@@ -40,6 +45,10 @@ pub struct Options {
     pub compression: bool,
     /// What is done about failures that may pass.
     pub retry: Retry,
+    /// How TLS is spoken to a `grpcs` address.
+    pub tls: Tls,
+    /// Who we are. Without it, calls carry no credentials.
+    pub credentials: Option<Wallet>,
 }
 
 impl Default for Options {
@@ -54,6 +63,8 @@ impl Default for Options {
             chunk: 1 << 20,
             compression: false,
             retry: Retry::default(),
+            tls: Tls::default(),
+            credentials: None,
         }
     }
 }
@@ -61,27 +72,62 @@ impl Default for Options {
 impl Endpoint {
     /// The server at `uri`. Nothing is sent yet, and it need not be there yet. Must be called inside a tokio runtime.
     pub fn connect(uri: &str, options: Options) -> Result<Remote> {
-        Ok(Remote::new(uri.parse()?, options))
+        let endpoint: Self = uri.parse()?;
+        if let Address::Tls(_) = &endpoint.0 {
+            // What is wrong with the files is told now, and not with the first call.
+            options.tls.config(HTTP_2)?;
+        }
+        endpoint.warn_of_plain_credentials(&options);
+        Ok(Remote::new(endpoint, options))
     }
 
-    /// One connection of its own, made when the first call needs it and again after it broke.
+    /// The server as credentials know it: scheme, host and port.
+    pub fn origin(&self) -> Uri {
+        let (scheme, authority) = match &self.0 {
+            Address::Tcp(authority) => ("http", authority.as_str()),
+            Address::Tls(authority) => ("https", authority.as_str()),
+            Address::Unix(_) => ("http", "localhost"),
+        };
+        let origin = Uri::builder().scheme(scheme).authority(authority).path_and_query("/").build();
+        origin.expect("an authority that was parsed makes a URI")
+    }
+
+    fn warn_of_plain_credentials(&self, options: &Options) {
+        if matches!(self.0, Address::Tcp(_))
+            && options.credentials.is_some()
+            && !tls::is_loopback(&self.origin())
+        {
+            tracing::warn!("credentials for `{self}` are sent without TLS; anybody on the way can read them");
+        }
+    }
+
+    /// One connection of its own, made when the first call needs it and again after it broke. Calls over it carry no
+    /// credentials; those of a [`Remote`] do.
     pub fn channel(&self, options: &Options) -> Channel {
         match &self.0 {
-            Address::Tcp(authority) => tuned(authority.as_str(), options).connect_lazy(),
+            Address::Tcp(authority) => tuned("http", authority.as_str(), options).connect_lazy(),
+            Address::Tls(authority) => {
+                let (tls, origin) = (options.tls.clone(), self.origin());
+                let connector = tower::service_fn(move |_: Uri| {
+                    let (tls, origin) = (tls.clone(), origin.clone());
+                    async move { tls::dial(&origin, &tls, HTTP_2).await.map(TokioIo::new) }
+                });
+                tuned("https", authority.as_str(), options).connect_with_connector_lazy(connector)
+            }
             Address::Unix(path) => {
                 let path = path.clone();
-                let connector = tower::service_fn(move |_: http::Uri| {
+                let connector = tower::service_fn(move |_: Uri| {
                     let path = path.clone();
                     async move { UnixStream::connect(path).await.map(TokioIo::new) }
                 });
-                tuned("localhost", options).connect_with_connector_lazy(connector)
+                tuned("http", "localhost", options).connect_with_connector_lazy(connector)
             }
         }
     }
 }
 
-fn tuned(authority: &str, options: &Options) -> tonic::transport::Endpoint {
-    let endpoint = tonic::transport::Endpoint::from_shared(format!("http://{authority}"))
+fn tuned(scheme: &str, authority: &str, options: &Options) -> tonic::transport::Endpoint {
+    let endpoint = tonic::transport::Endpoint::from_shared(format!("{scheme}://{authority}"))
         .expect("an authority that was parsed makes a URI");
     let endpoint = endpoint
         .user_agent(concat!("mortar/", env!("CARGO_PKG_VERSION")))
@@ -105,7 +151,9 @@ impl FromStr for Endpoint {
 
     fn from_str(uri: &str) -> Result<Self> {
         let refuse = |why: &str| {
-            let message = format!("server address `{uri}` {why}; expected `grpc://HOST:PORT` or `unix:PATH`");
+            let message = format!(
+                "server address `{uri}` {why}; expected `grpc://HOST:PORT`, `grpcs://HOST:PORT` or `unix:PATH`"
+            );
             Err(Error::invalid("uri", message))
         };
         if let Some(path) = uri.strip_prefix("unix:") {
@@ -116,15 +164,17 @@ impl FromStr for Endpoint {
                 Ok(Self(Address::Unix(path.into())))
             };
         }
-        let Some(rest) = uri.strip_prefix("grpc://") else {
-            return refuse("is of a kind that is not spoken here");
+        let (rest, kind): (_, fn(Authority) -> Address) = match uri.split_once("://") {
+            Some(("grpc", rest)) => (rest, Address::Tcp),
+            Some(("grpcs", rest)) => (rest, Address::Tls),
+            _ => return refuse("is of a kind that is not spoken here"),
         };
         match rest.trim_end_matches('/').parse::<Authority>() {
             Ok(authority) if authority.port_u16().is_none() => refuse("has no port"),
             Ok(authority) if authority.as_str().contains('@') || authority.host().is_empty() => {
                 refuse("has no plain host name")
             }
-            Ok(authority) => Ok(Self(Address::Tcp(authority))),
+            Ok(authority) => Ok(Self(kind(authority))),
             Err(_) => refuse("is malformed"),
         }
     }
@@ -134,6 +184,7 @@ impl fmt::Display for Endpoint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.0 {
             Address::Tcp(authority) => write!(f, "grpc://{authority}"),
+            Address::Tls(authority) => write!(f, "grpcs://{authority}"),
             Address::Unix(path) => write!(f, "unix:{}", path.display()),
         }
     }
@@ -150,6 +201,7 @@ mod tests {
             ("grpc://localhost:8980", "grpc://localhost:8980"),
             ("grpc://127.0.0.1:1/", "grpc://127.0.0.1:1"),
             ("grpc://[::1]:8980", "grpc://[::1]:8980"),
+            ("grpcs://cache.example.com:443/", "grpcs://cache.example.com:443"),
             ("unix:/run/mortar.sock", "unix:/run/mortar.sock"),
             ("unix:///run/mortar.sock", "unix:/run/mortar.sock"),
             ("unix:relative.sock", "unix:relative.sock"),
@@ -159,7 +211,7 @@ mod tests {
         for (uri, needle) in [
             ("", "not spoken"),
             ("http://localhost:80", "not spoken"),
-            ("grpcs://localhost:80", "not spoken"),
+            ("grpcs://localhost", "no port"),
             ("localhost:8980", "not spoken"),
             ("grpc://localhost", "no port"),
             ("grpc://", "malformed"),

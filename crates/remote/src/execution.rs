@@ -9,7 +9,7 @@ use mortar_model::{
     Context, Error, ExecuteRequest, ExecutionMetadata, Executor, Kind, Outcome, Progress, Result, Stage,
 };
 use mortar_wire::{
-    digest_to_wire, function_to_wire,
+    digest_to_wire, function_to_wire, inputs_follow,
     longrunning::{Operation, operation},
     metadata_from_wire, outcome_of, reapi, status,
 };
@@ -17,20 +17,50 @@ use prost::Message;
 use std::time::Duration;
 use tonic::Streaming;
 
+/// What an execution is to bring along, beside its result. Servers may leave it out.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Inline {
+    /// Standard output.
+    pub stdout: bool,
+    /// Standard error.
+    pub stderr: bool,
+    /// Output files, by the paths that the command gives them.
+    pub files: Vec<String>,
+}
+
 #[async_trait]
 impl Executor for Remote {
-    /// Dropping the future drops the stream, by which the server knows that nobody waits. The limit of a command that
-    /// timed out is not told by the protocol; the outcome holds the time that it ran instead.
+    /// As `execute_inline`, with nothing in the result.
     async fn execute(
         &self,
         context: &Context,
         request: ExecuteRequest,
         progress: &dyn Progress,
     ) -> Result<Outcome> {
+        self.execute_inline(context, request, &Inline::default(), progress).await
+    }
+}
+
+impl Remote {
+    /// Executes, and asks for contents in the result itself.
+    ///
+    /// Where the context says that inputs follow, the server is told so if it offers to wait for them
+    /// (`Capabilities::inputs_follow`); the caller uploads them meanwhile. Another server answers at once what is missing.
+    ///
+    /// Dropping the future drops the stream, by which the server knows that nobody waits. The limit of a command that
+    /// timed out is not told by the protocol; the outcome holds the time that it ran instead.
+    pub async fn execute_inline(
+        &self,
+        context: &Context,
+        request: ExecuteRequest,
+        inline: &Inline,
+        progress: &dyn Progress,
+    ) -> Result<Outcome> {
         let mut execution = Execution {
             remote: &self.0,
             context,
             request,
+            inline,
             progress,
             name: None,
             told: None,
@@ -46,6 +76,7 @@ struct Execution<'a> {
     remote: &'a Inner,
     context: &'a Context,
     request: ExecuteRequest,
+    inline: &'a Inline,
     progress: &'a dyn Progress,
     /// The operation, once the server has named it.
     name: Option<String>,
@@ -106,10 +137,19 @@ impl Execution<'_> {
             action_digest: Some(digest_to_wire(action_digest)),
             execution_policy: Some(reapi::ExecutionPolicy { priority }),
             digest_function: function_to_wire(action_digest.function()).into(),
+            inline_stdout: self.inline.stdout,
+            inline_stderr: self.inline.stderr,
+            inline_output_files: self.inline.files.clone(),
             ..Default::default()
         };
+        let mut request = self.remote.request(self.context, request);
+        if let Some(follow) = &self.context.inputs_follow
+            && self.remote.terms(self.context).await?.inputs_follow
+        {
+            inputs_follow::to_headers(follow, request.metadata_mut());
+        }
         let (mut client, lease) = self.remote.execution();
-        let call = client.execute(self.remote.request(self.context, request));
+        let call = client.execute(request);
         Ok((self.remote.timely(self.context, None, call).await?.into_inner(), lease))
     }
 

@@ -1,25 +1,33 @@
 //! A few connections to one server. A call takes the one with the fewest calls under way, the first among equals, so
 //! that callers who ask one thing after another need a single connection, and busy ones spread over all.
 
-use crate::{Endpoint, Options};
+use crate::{
+    Endpoint, Options,
+    credentials::{Attached, Authorized},
+};
 use std::sync::{
     Arc,
     atomic::{AtomicUsize, Ordering},
 };
-use tonic::transport::Channel;
 
 pub(crate) struct Pool {
     connections: Vec<Connection>,
 }
 
 struct Connection {
-    channel: Channel,
+    channel: Authorized,
     calls: Arc<AtomicUsize>,
 }
 
 impl Pool {
     pub(crate) fn new(endpoint: &Endpoint, options: &Options) -> Self {
-        let connection = |_| Connection { channel: endpoint.channel(options), calls: Arc::default() };
+        let origin = endpoint.origin();
+        let attached =
+            options.credentials.as_ref().map_or_else(Attached::none, |wallet| wallet.attached(&origin));
+        let connection = |_| Connection {
+            channel: Authorized::new(endpoint.channel(options), origin.clone(), attached.clone()),
+            calls: Arc::default(),
+        };
         Self { connections: (0..options.connections.max(1)).map(connection).collect() }
     }
 
@@ -35,12 +43,12 @@ impl Pool {
 
 /// A share in a connection.
 pub(crate) struct Lease {
-    channel: Channel,
+    channel: Authorized,
     calls: Arc<AtomicUsize>,
 }
 
 impl Lease {
-    pub(crate) fn channel(&self) -> Channel {
+    pub(crate) fn channel(&self) -> Authorized {
         self.channel.clone()
     }
 }

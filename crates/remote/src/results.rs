@@ -60,6 +60,6 @@ impl Inner {
     }
 }
 
-fn action_digest(key: ActionKey) -> reapi::Digest {
+pub(crate) fn action_digest(key: ActionKey) -> reapi::Digest {
     digest_to_wire(Digest::new(key.function, key.hash, 0))
 }

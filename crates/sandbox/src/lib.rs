@@ -19,8 +19,10 @@
 //! where there are none, by what the kernel holds each process to (`init/process.rs`). What is written is watched by the
 //! helper (`init/output.rs`).
 //!
-//! Namespaces are new for each run, but for the network's: making one costs as much as all the others and the process
-//! together, so a helper keeps its own for the next run where nothing was done in it (`init/network.rs`).
+//! User, mount and pid namespaces are new for each run. What costs more to make than to look at, a helper keeps for the
+//! next run where nothing was done in it: the network's namespace (`init/network.rs`), that of System V objects and message
+//! queues (`init/ipc.rs`), `/tmp` and its like (`init/scratch.rs`). Its host name no command can change. Most of the filter
+//! of system calls applies to the helper itself and passes on from there (`init/seccomp.rs`).
 //!
 //! # Who the command runs as
 //! Always a user namespace, and in it always uid and gid 1000 without a capability. Started by an ordinary user,

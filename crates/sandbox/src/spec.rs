@@ -13,6 +13,8 @@ pub const EXEC: &str = "exec";
 pub const STDOUT: &str = "stdout";
 /// Where standard error goes, in [`Spec::directory`].
 pub const STDERR: &str = "stderr";
+/// Where standard input comes from, in [`Spec::directory`], where the command converses.
+pub const STDIN: &str = "stdin";
 
 /// One command.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -36,6 +38,13 @@ pub struct Spec {
     /// A root file system, as an absolute path of the host, that is shown instead of the host's system directories. Only
     /// for [`crate::Isolation::Namespaces`].
     pub image: Option<PathBuf>,
+    /// Whether standard input and output are `stdin` and `stdout` of the directory, named pipes that are there already,
+    /// and the caller holds open for reading and writing: instead of nothing, and a file. A line feed comes first from
+    /// `stdout`, from the sandbox: what is put into the staged root from then on can be written by the command where it
+    /// is in a directory of `writable`, as far as its owner and mode allow. The sandbox waits for a byte in `stdin`, and
+    /// takes it, before it starts the command. What such a command writes is its caller's to add up; only single files are
+    /// held to [`Limits::output`].
+    pub converses: bool,
     /// When to stop it.
     pub timeout: Option<Duration>,
     /// What it may use.

@@ -148,7 +148,7 @@ async fn submit(scheduler: &Scheduler, number: usize, priority: i32) -> Ticket {
         target_id: format!("//some/package/of/middling/depth:target_{number}"),
         configuration_id: "6e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855".into(),
     };
-    let operation = Operation { name: format!("operations/{number:036}"), was_running: false };
+    let operation = Operation { name: format!("operations/{number:036}"), ..Operation::default() };
     let context =
         Context { request: Arc::new(request), operation: Some(Arc::new(operation)), ..Context::default() };
     let pool = ("pool".to_owned(), (number % DEMANDS).to_string());

@@ -38,13 +38,21 @@ pub(crate) enum Request {
     Shutdown { drain: Duration, done: oneshot::Sender<()> },
 }
 
+/// That a client no longer waits.
+#[derive(Debug)]
+pub(crate) struct Left {
+    pub(crate) ticket: TicketId,
+    /// What ran for it alone is to end, whatever the policy.
+    pub(crate) unwanted: bool,
+}
+
 /// The owner of the state.
 pub(crate) struct Actor {
     state: State,
     clock: Arc<dyn Clock>,
     book: Arc<dyn PoolBook>,
     intake: mpsc::Receiver<Request>,
-    left: mpsc::UnboundedReceiver<TicketId>,
+    left: mpsc::UnboundedReceiver<Left>,
     heard: mpsc::Receiver<Event>,
     /// For the forwarders. Kept here, so that `heard` never ends.
     hear: mpsc::Sender<Event>,
@@ -67,7 +75,7 @@ impl Actor {
         clock: Arc<dyn Clock>,
         book: Arc<dyn PoolBook>,
         intake: mpsc::Receiver<Request>,
-        left: mpsc::UnboundedReceiver<TicketId>,
+        left: mpsc::UnboundedReceiver<Left>,
     ) -> Self {
         let (hear, heard) = mpsc::channel(HEARD);
         // A worker that is still busy for an earlier run of this server must not take the new one's ids for its own.
@@ -101,7 +109,7 @@ impl Actor {
                         self.apply(Event::Close { drain: Duration::ZERO });
                     }
                 },
-                Some(ticket) = self.left.recv() => self.leave(ticket),
+                Some(left) = self.left.recv() => self.leave(left),
                 Some(event) = self.heard.recv() => self.apply(event),
                 () = sleep_until(&*self.clock, deadline) => self.tick(),
             }
@@ -155,9 +163,9 @@ impl Actor {
         self.apply(Event::Join { worker, hello });
     }
 
-    fn leave(&mut self, ticket: TicketId) {
+    fn leave(&mut self, Left { ticket, unwanted }: Left) {
         self.clients.remove(&ticket);
-        self.apply(Event::Leave(ticket));
+        self.apply(if unwanted { Event::Cancel(ticket) } else { Event::Leave(ticket) });
     }
 
     /// What workers said before the deadline counts before it, however late it is read.
@@ -180,7 +188,10 @@ impl Actor {
 
     fn carry_out(&mut self, effect: Effect) -> Option<Event> {
         match effect {
-            Effect::Tell { ticket, update } => self.tell(ticket, update),
+            Effect::Tell { ticket, update } => {
+                self.tell(ticket, update);
+                None
+            }
             Effect::Send { worker, message } => self.send(worker, *message),
             Effect::Disconnect { worker, loss } => {
                 if let Some(session) = self.workers.remove(&worker) {
@@ -196,15 +207,15 @@ impl Actor {
         }
     }
 
-    fn tell(&mut self, ticket: TicketId, update: Update) -> Option<Event> {
+    /// A client that has left is told nothing more; how it left comes by `left`.
+    fn tell(&mut self, ticket: TicketId, update: Update) {
         let over = matches!(update, Update::Done(_));
-        let client = self.clients.get(&ticket)?;
+        let Some(client) = self.clients.get(&ticket) else { return };
         let gone = client.is_idle();
         client.tell(update);
         if over || gone {
             self.clients.remove(&ticket);
         }
-        (gone && !over).then_some(Event::Leave(ticket))
     }
 
     fn send(&mut self, worker: WorkerId, message: ToWorker) -> Option<Event> {

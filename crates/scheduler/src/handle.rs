@@ -3,12 +3,13 @@
 
 use crate::{
     Config, Failure, KnownPool, Status, Submission, Update, Wish,
-    actor::{Actor, Request},
+    actor::{Actor, Left, Request},
     state::TicketId,
     updates::{self, Listener},
 };
 use mortar_model::{
     Clock, Context, Error, Kind, Result,
+    context::Operation,
     session::{self, FromWorker, Hello, ToWorker},
 };
 use std::{
@@ -30,7 +31,7 @@ const REPORTS: usize = 64;
 #[derive(Clone, Debug)]
 pub struct Scheduler {
     requests: mpsc::Sender<Request>,
-    leaves: mpsc::UnboundedSender<TicketId>,
+    leaves: mpsc::UnboundedSender<Left>,
     tickets: Arc<AtomicU64>,
     config: Arc<Config>,
 }
@@ -62,7 +63,8 @@ impl Scheduler {
         let id = TicketId(self.tickets.fetch_add(1, Ordering::Relaxed));
         let (sender, updates) = updates::updates();
         // Made before it is sent, so that a caller that gives up while waiting for room leaves nothing behind.
-        let ticket = Ticket { id, updates, leaves: self.leaves.clone(), over: false };
+        let operation = context.operation.clone();
+        let ticket = Ticket { id, updates, leaves: self.leaves.clone(), operation, over: false };
         let request = Request::Submit { ticket: id, context, submission, updates: sender };
         self.requests.send(request).await.map_err(|_| stopped())?;
         Ok(ticket)
@@ -131,7 +133,8 @@ impl Scheduler {
 pub struct Ticket {
     id: TicketId,
     updates: Listener,
-    leaves: mpsc::UnboundedSender<TicketId>,
+    leaves: mpsc::UnboundedSender<Left>,
+    operation: Option<Arc<Operation>>,
     over: bool,
 }
 
@@ -153,7 +156,8 @@ impl Drop for Ticket {
         self.updates.leave();
         if !self.over {
             // Without an actor there is nobody to tell.
-            let _ = self.leaves.send(self.id);
+            let unwanted = self.operation.as_ref().is_some_and(|operation| operation.unwanted.is_set());
+            let _ = self.leaves.send(Left { ticket: self.id, unwanted });
         }
     }
 }

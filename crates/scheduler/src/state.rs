@@ -120,6 +120,7 @@ impl State {
         match event {
             Event::Submit(submitted) => self.submit(now, submitted, &mut effects),
             Event::Leave(ticket) => self.leave(ticket, &mut effects),
+            Event::Cancel(ticket) => self.cancel(ticket, &mut effects),
             Event::Join { worker, hello } => self.join(now, worker, hello, &mut effects),
             Event::Heard { worker, message } => self.hear(now, worker, *message, &mut effects),
             Event::Lost { worker, loss } => self.lose(now, worker, loss, &mut effects),
@@ -342,8 +343,8 @@ impl State {
                 self.workers.change(worker, |worker| worker.draining = true);
                 self.review(now, effects);
             }
-            // A second greeting changes nothing; like a heartbeat it is a sign of life.
-            FromWorker::Hello(_) | FromWorker::Heartbeat => {}
+            // A second greeting changes nothing; like a heartbeat it is a sign of life. What commands write is for others.
+            FromWorker::Hello(_) | FromWorker::Heartbeat | FromWorker::Log(_) => {}
         }
     }
 

@@ -109,6 +109,8 @@ pub struct RunningAction {
 pub struct Counters {
     /// Executions that ended with an outcome, whatever its exit code.
     pub executed: u64,
+    /// Of those, by a persistent worker.
+    pub persistent: u64,
     /// Requests that joined an execution in flight.
     pub merged: u64,
     /// Attempts that were made again after a worker failed.

@@ -24,6 +24,7 @@ async fn show(State(page): State<Page>) -> impl IntoResponse {
         store: page.store.stats(),
         results: page.completeness.stats(),
         rewinds: page.rewinder.stats(),
+        awaiting_inputs: page.arrivals.waiters(),
         traffic: [page.traffic.received(), page.traffic.sent()],
     };
     let mut registry = Registry::with_prefix("mortar");
@@ -40,6 +41,7 @@ struct Figures {
     store: StoreStats,
     results: CompletenessStats,
     rewinds: RewindStats,
+    awaiting_inputs: u64,
     traffic: [u64; 2],
 }
 
@@ -64,6 +66,7 @@ impl Figures {
             ("workers", "Workers that are connected", status.workers.len() as u64),
             ("worker_slots", "Actions that they can run at the same time", slots(|worker| worker.slots)),
             ("worker_slots_busy", "Actions that they run", slots(|worker| worker.busy)),
+            ("actions_awaiting_inputs", "Actions whose inputs are on their way", self.awaiting_inputs),
             ("actions_queued", "Actions that wait for a worker", status.queued as u64),
             ("actions_running", "Actions that run", status.running.len() as u64),
         ]
@@ -72,7 +75,7 @@ impl Figures {
     /// What only goes up, since the start.
     fn counts(&self) -> Vec<Row> {
         let (store, results, rewinds) = (&self.store, &self.results, &self.rewinds);
-        let Counters { executed, merged, retried, cancelled, failed, .. } = self.status.counters;
+        let Counters { executed, persistent, merged, retried, cancelled, failed, .. } = self.status.counters;
         vec![
             ("lease_violations", "Things lost on which a running invocation counted", store.lease_violations),
             ("store_evictions", "Things evicted", store.evictions),
@@ -86,6 +89,7 @@ impl Figures {
             ("rewinds_made", "Of those, actions that made it again", rewinds.made),
             ("rewinds_failed", "Of those, actions that did not", rewinds.failed),
             ("actions_executed", "Actions executed", executed),
+            ("actions_persistent", "Of those, actions that a persistent worker executed", persistent),
             ("actions_merged", "Actions that joined one in flight", merged),
             ("actions_retried", "Attempts after a worker was lost or failed", retried),
             ("actions_cancelled", "Actions that nobody waited for any more", cancelled),

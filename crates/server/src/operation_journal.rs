@@ -147,7 +147,7 @@ impl Open {
     fn resumed(self, number: u64) -> Resumed {
         let name =
             self.context.operation.as_ref().map(|operation| operation.name.clone()).unwrap_or_default();
-        let operation = context::Operation { name, was_running: self.started };
+        let operation = context::Operation { name, was_running: self.started, ..Default::default() };
         let context = Context { operation: Some(Arc::new(operation)), ..self.context };
         Resumed { number, context, request: self.request }
     }
@@ -376,7 +376,7 @@ mod tests {
     use mortar_model::{Digest, DigestFunction, RequestMetadata};
 
     fn begin(journal: &Journal, name: &str) -> u64 {
-        let operation = context::Operation { name: name.into(), was_running: false };
+        let operation = context::Operation { name: name.into(), ..Default::default() };
         let request = RequestMetadata { target_id: "t".repeat(400), ..RequestMetadata::default() };
         let context = Context {
             operation: Some(Arc::new(operation)),

@@ -1,22 +1,26 @@
-//! What an action requires, read from its messages in the CAS.
+//! What an action requires, read from its messages in the CAS, and whether its inputs are there: what is missing is told
+//! before the action is queued.
 
-use crate::missing::missing_below;
+use crate::inputs::{Complete, Walk};
 use async_trait::async_trait;
 use mortar_model::{
-    Action, BlobStore, BlobStoreExt, Context, Digest, Error, Kind, Platform, Property, Result,
+    BlobStore, BlobStoreExt, Context, Digest, Error, Kind, Platform, Property, Result,
+    action::{PERSISTENT_WORKER_KEY, PERSISTENT_WORKER_PROTOCOL},
 };
 use mortar_scheduler::{ActionRequirements, ActionSource, Need};
 use mortar_services::limits::MAX_PROTO_BLOB;
 use std::sync::Arc;
 
-/// Reads Action and Command.
+/// Reads Action and Command, and looks for the inputs.
 pub(crate) struct StoredActions {
     blobs: Arc<dyn BlobStore>,
+    complete: Arc<Complete>,
 }
 
 impl StoredActions {
-    pub(crate) fn new(blobs: Arc<dyn BlobStore>) -> Self {
-        Self { blobs }
+    /// In a store; `complete` remembers what need not be looked for again.
+    pub(crate) fn new(blobs: Arc<dyn BlobStore>, complete: Arc<Complete>) -> Self {
+        Self { blobs, complete }
     }
 
     /// A message of the action; none if it is not there.
@@ -26,16 +30,6 @@ impl StoredActions {
             Err(error) if error.is_not_found() => Ok(None),
             Err(error) => Err(error),
         }
-    }
-
-    /// That the command is missing, and whatever else the client has to upload for this action.
-    async fn incomplete(&self, context: &Context, action: &Action) -> Error {
-        let mut missing = vec![action.command_digest];
-        match missing_below(&*self.blobs, context, action.input_root_digest).await {
-            Ok(below) => missing.extend(below.into_iter().filter(|digest| *digest != action.command_digest)),
-            Err(error) => return error,
-        }
-        Error::new(Kind::MissingBlobs { missing })
     }
 }
 
@@ -82,6 +76,8 @@ fn need_of(platform: Platform) -> Result<(Platform, Need)> {
                     || refuse(name, value, "a size such as `512MiB`, `4GiB` or `1.5G`, or a number of bytes");
                 need.memory = need.memory.max(bytes.and_then(whole).ok_or_else(refuse)?);
             }
+            // A matter of how, and different for every tool: no worker could announce it.
+            PERSISTENT_WORKER_KEY | PERSISTENT_WORKER_PROTOCOL => {}
             _ => rest.push(property),
         }
     }
@@ -111,10 +107,18 @@ impl ActionSource for StoredActions {
             return Err(Error::new(Kind::MissingBlobs { missing: vec![action_digest] }));
         };
         let action = mortar_wire::decode_action(action_digest.function(), bytes)?;
-        let Some(bytes) = self.read(context, action.command_digest).await? else {
-            return Err(self.incomplete(context, &action).await);
+        let command = self.read(context, action.command_digest).await?;
+        let walk = Walk::new(&*self.blobs, context, &self.complete);
+        let mut walk = match &command {
+            None => walk.without(action.command_digest),
+            Some(_) => walk,
+        }
+        .with_directory(action.input_root_digest);
+        walk.go_on().await?;
+        let (Some(command), None) = (command, walk.error()) else {
+            return Err(walk.error().expect("something is missing"));
         };
-        let command = mortar_wire::decode_command(bytes)?;
+        let command = mortar_wire::decode_command(command)?;
         // Since 2.2 the action's platform counts; older clients have it in the command alone.
         let (platform, need) = need_of(action.platform.or(command.platform).unwrap_or_default())?;
         Ok(ActionRequirements { platform, need, do_not_cache: action.do_not_cache, timeout: action.timeout })
@@ -134,7 +138,8 @@ mod tests {
 
     #[test]
     fn needs_are_read_and_not_matched() {
-        let cases: [(&Pairs, u64, u64); 8] = [
+        let cases: [(&Pairs, u64, u64); 9] = [
+            (&[("persistentWorkerKey", "k"), ("persistentWorkerProtocol", "json")], 0, 0),
             (&[("OSFamily", "Linux")], 0, 0),
             (&[("cpu_count", "4")], 4_000, 0),
             (&[("cpu_count", "0.5"), ("memory", "1024")], 500, 1_024),

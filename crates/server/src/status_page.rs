@@ -2,6 +2,7 @@
 
 use crate::{
     bazelrc,
+    inputs::Arrivals,
     rewind::{RewindStats, Rewinder},
 };
 use axum::{
@@ -25,6 +26,7 @@ pub(crate) struct Page {
     pub(crate) scheduler: Scheduler,
     pub(crate) completeness: Arc<Completeness>,
     pub(crate) rewinder: Rewinder,
+    pub(crate) arrivals: Arrivals,
     pub(crate) operations: Operations,
     pub(crate) traffic: Traffic,
 }
@@ -57,7 +59,8 @@ async fn figures(State(page): State<Page>) -> impl IntoResponse {
         "traffic": { "received_bytes": page.traffic.received(), "sent_bytes": page.traffic.sent() },
         "executions": {
             "workers": status.workers.len(), "queued": status.queued, "running": status.running.len(),
-            "executed": status.counters.executed, "merged": status.counters.merged,
+            "executed": status.counters.executed,
+            "persistent": status.counters.persistent, "merged": status.counters.merged,
             "retried": status.counters.retried, "cancelled": status.counters.cancelled,
             "failed": status.counters.failed,
         },

@@ -1,11 +1,12 @@
-//! Worker sessions over gRPC: joins the stream of a worker to the scheduler's link for it.
+//! Worker sessions over gRPC: joins the stream of a worker to the scheduler's link for it, by way of `live_logs`.
 
+use crate::live_logs::{LiveLogs, Session};
 use futures::{StreamExt, stream::BoxStream};
 use mortar_model::{
     DigestFunction, Error,
     session::{ExecutionId, FromWorker, Hello, ToWorker},
 };
-use mortar_scheduler::{Scheduler, WorkerLink};
+use mortar_scheduler::Scheduler;
 use mortar_wire::{session, status::to_status, worker};
 use std::collections::HashMap;
 use tokio::sync::mpsc;
@@ -18,11 +19,12 @@ const OUTGOING: usize = 16;
 /// Takes workers in.
 pub(crate) struct Service {
     scheduler: Scheduler,
+    logs: LiveLogs,
 }
 
 impl Service {
-    pub(crate) fn new(scheduler: Scheduler) -> Self {
-        Self { scheduler }
+    pub(crate) fn new(scheduler: Scheduler, logs: LiveLogs) -> Self {
+        Self { scheduler, logs }
     }
 }
 
@@ -37,7 +39,8 @@ impl worker::worker_session_server::WorkerSession for Service {
         let span = tracing::info_span!("worker", name = hello.name);
         let held = hello.held.iter().map(|held| (held.execution.clone(), held.action_digest.function()));
         let functions = held.collect();
-        let link = self.scheduler.attach(hello).await.map_err(|error| to_status(&error))?;
+        let attached = self.logs.attach(&self.scheduler, hello).await;
+        let link = attached.map_err(|error| to_status(&error))?;
         let (outgoing, receiver) = mpsc::channel(OUTGOING);
         tokio::spawn(converse(link, incoming, outgoing, functions).instrument(span));
         Ok(Response::new(tokio_stream::wrappers::ReceiverStream::new(receiver).boxed()))
@@ -54,14 +57,14 @@ fn hello(first: Option<worker::FromWorker>) -> Result<Hello, Error> {
 
 /// Passes messages both ways until either side is gone. Dropping the link tells the scheduler.
 async fn converse(
-    mut link: WorkerLink,
+    mut link: Session,
     mut incoming: Streaming<worker::FromWorker>,
     outgoing: mpsc::Sender<Result<worker::ToWorker, Status>>,
     mut functions: HashMap<ExecutionId, DigestFunction>,
 ) {
     loop {
         tokio::select! {
-            command = link.commands.recv() => {
+            command = link.command() => {
                 let Some(command) = command else { break };
                 remember(&mut functions, &command);
                 if outgoing.send(Ok(session::to_worker_to_wire(&command))).await.is_err() {
@@ -78,7 +81,7 @@ async fn converse(
                     }
                 };
                 match report(&mut functions, message) {
-                    Ok(report) => if link.reports.send(report).await.is_err() {
+                    Ok(report) => if !link.report(report).await {
                         break;
                     },
                     Err(error) => {

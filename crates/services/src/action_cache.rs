@@ -32,7 +32,7 @@ impl Service {
         let hints = inline::Hints {
             stdout: request.inline_stdout,
             stderr: request.inline_stderr,
-            files: request.inline_output_files,
+            files: request.inline_output_files.into_iter().collect(),
         };
         inline::fill(&context, self.blobs.as_ref(), &hints, &mut result).await;
         Ok(result_to_wire(&result))

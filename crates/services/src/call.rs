@@ -9,7 +9,7 @@ use std::{
 use tonic::{Status, metadata::MetadataMap};
 
 /// The context of a call: its instance, who makes it, and until when.
-pub(crate) fn context(headers: &MetadataMap, instance: &str) -> Result<Context, Status> {
+pub fn context(headers: &MetadataMap, instance: &str) -> Result<Context, Status> {
     let instance = InstanceName::parse(instance).map_err(refuse)?;
     Ok(from_headers(headers).with_instance(instance))
 }
@@ -30,7 +30,7 @@ pub(crate) fn reading(context: Context, headers: &MetadataMap) -> Context {
 }
 
 /// The status of a refused call; what is our own fault is logged with its causes.
-pub(crate) fn refuse(error: Error) -> Status {
+pub fn refuse(error: Error) -> Status {
     log(&error);
     mortar_wire::status::to_status(&error)
 }

@@ -5,6 +5,12 @@ use bytes::Bytes;
 use futures::{Stream, StreamExt, stream};
 use mortar_model::{ByteStream, Result};
 
+/// What is sent piece by piece; nothing follows an error.
+pub(crate) trait Pieces: Send {
+    /// The next one.
+    fn piece(&mut self) -> impl Future<Output = Option<Result<Bytes>>> + Send;
+}
+
 /// The bytes of a blob, in pieces of at most [`limits::CHUNK`], each with its share of the budget.
 pub(crate) struct Content {
     stream: ByteStream,
@@ -18,8 +24,20 @@ impl Content {
         Self { stream, budget, current: Bytes::new() }
     }
 
-    /// The next piece, which gives its share back once it was sent. The share is taken before the store is asked.
-    pub(crate) async fn piece(&mut self) -> Option<Result<Bytes>> {
+    /// All pieces; ends after the first error.
+    pub(crate) fn into_stream(self) -> impl Stream<Item = Result<Bytes>> + Send {
+        stream::unfold(Some(self), |content| async move {
+            let mut content = content?;
+            let piece = content.piece().await?;
+            let rest = piece.is_ok().then_some(content);
+            Some((piece, rest))
+        })
+    }
+}
+
+impl Pieces for Content {
+    /// It gives its share back once it was sent. The share is taken before the store is asked.
+    async fn piece(&mut self) -> Option<Result<Bytes>> {
         let mut share = self.budget.take(limits::PIECE).await;
         while self.current.is_empty() {
             match self.stream.next().await? {
@@ -30,16 +48,6 @@ impl Content {
         let piece = self.current.split_to(self.current.len().min(limits::CHUNK));
         share.resize(piece.len());
         Some(Ok(share.attach(piece)))
-    }
-
-    /// All pieces; ends after the first error.
-    pub(crate) fn into_stream(self) -> impl Stream<Item = Result<Bytes>> + Send {
-        stream::unfold(Some(self), |content| async move {
-            let mut content = content?;
-            let piece = content.piece().await?;
-            let rest = piece.is_ok().then_some(content);
-            Some((piece, rest))
-        })
     }
 }
 

@@ -8,10 +8,12 @@ use crate::{
     operations::{Operations, State, Watch},
 };
 use futures::{StreamExt, stream::BoxStream};
-use mortar_model::{BlobStore, Error, ExecuteRequest, Kind, Stage};
-use mortar_wire::{Functioned, longrunning, reapi, reapi::execution_server::Execution, required_digest};
+use mortar_model::{BlobStore, Error, ExecuteRequest, InputsFollow, Kind, Stage};
+use mortar_wire::{
+    Functioned, inputs_follow, longrunning, reapi, reapi::execution_server::Execution, required_digest,
+};
 use std::{sync::Arc, time::Duration};
-use tonic::{Request, Response, Status};
+use tonic::{Request, Response, Status, metadata::MetadataMap};
 
 /// A stream that has nothing to tell repeats itself this often, so that nothing on the way takes it for dead.
 const HEARTBEAT: Duration = Duration::from_secs(20);
@@ -32,11 +34,12 @@ impl Service {
         Self { operations, blobs }
     }
 
-    fn start(&self, request: Request<reapi::ExecuteRequest>) -> Result<(Watch, Hints), Status> {
+    fn start(&self, request: Request<reapi::ExecuteRequest>) -> Result<Watch, Status> {
         let (headers, _, request) = request.into_parts();
         let mut context = call::context(&headers, &request.instance_name)?;
         // The deadline of the stream is not one of the action.
         context.deadline = None;
+        context.inputs_follow = self.inputs_follow(&headers)?;
         let function = request.function().map_err(call::refuse)?;
         let action_digest =
             required_digest("action_digest", function, request.action_digest).map_err(call::refuse)?;
@@ -50,13 +53,21 @@ impl Service {
         let hints = Hints {
             stdout: request.inline_stdout,
             stderr: request.inline_stderr,
-            files: request.inline_output_files,
+            files: request.inline_output_files.into_iter().collect(),
         };
-        Ok((self.operations.start(context, execute), hints))
+        Ok(self.operations.start(context, execute, hints))
     }
 
-    fn stream(&self, watch: Watch, hints: Hints) -> OperationStream {
-        let telling = Telling { watch, hints, blobs: self.blobs.clone(), told: false };
+    /// Whether the client says that inputs follow, and how long they are waited for. Where that is not done, the header
+    /// is one that nobody knows.
+    fn inputs_follow(&self, headers: &MetadataMap) -> Result<Option<InputsFollow>, Status> {
+        let Some(longest) = self.operations.longest_following() else { return Ok(None) };
+        let follow = inputs_follow::from_headers(headers).map_err(call::refuse)?;
+        Ok(follow.map(|follow| follow.at_most(longest)))
+    }
+
+    fn stream(&self, watch: Watch) -> OperationStream {
+        let telling = Telling { watch, blobs: self.blobs.clone(), told: false };
         futures::stream::unfold(Some(telling), |telling| async move {
             let (operation, rest) = telling?.next().await;
             Some((Ok(operation), rest))
@@ -71,9 +82,12 @@ impl Execution for Service {
         &self,
         request: Request<reapi::ExecuteRequest>,
     ) -> Result<Response<OperationStream>, Status> {
-        let (mut watch, hints) = self.start(request)?;
-        refused_at_once(&mut watch).await.inspect_err(|_| self.operations.forget(&watch))?;
-        Ok(Response::new(self.stream(watch, hints)))
+        let mut watch = self.start(request)?;
+        // Who sends inputs meanwhile is told the operation's name first, and how it went in its response.
+        if watch.operation.context.inputs_follow.is_none() {
+            refused_at_once(&mut watch).await.inspect_err(|_| self.operations.forget(&watch))?;
+        }
+        Ok(Response::new(self.stream(watch)))
     }
 
     async fn wait_execution(
@@ -81,7 +95,7 @@ impl Execution for Service {
         request: Request<reapi::WaitExecutionRequest>,
     ) -> Result<Response<OperationStream>, Status> {
         let watch = self.operations.watch(&request.get_ref().name).map_err(call::refuse)?;
-        Ok(Response::new(self.stream(watch, Hints::default())))
+        Ok(Response::new(self.stream(watch)))
     }
 }
 
@@ -108,7 +122,6 @@ fn fits_trailers(error: &Error) -> bool {
 /// One stream to one client.
 struct Telling {
     watch: Watch,
-    hints: Hints,
     blobs: Arc<dyn BlobStore>,
     told: bool,
 }
@@ -121,7 +134,8 @@ impl Telling {
         }
         self.told = true;
         let state = self.watch.states.borrow_and_update().clone();
-        let message = whole(&self.watch.operation, &state, &self.hints, self.blobs.as_ref()).await;
+        let operation = &self.watch.operation;
+        let message = whole(operation, &state, &operation.hints, self.blobs.as_ref()).await;
         let over = message.done;
         (message, (!over).then_some(self))
     }

@@ -6,7 +6,7 @@
 mod action_cache;
 mod budget;
 pub mod bytestream;
-mod call;
+pub mod call;
 mod capabilities;
 mod cas;
 mod chunks;
@@ -17,7 +17,9 @@ mod inline;
 mod introspection;
 pub mod limits;
 pub mod listener;
+mod log_streams;
 mod long_running;
+mod offers;
 mod operation_message;
 mod operations;
 mod traffic;
@@ -25,12 +27,15 @@ mod tree;
 
 use axum::Router;
 use budget::Budget;
+use log_streams::LogStreams;
 use mortar_model::{
     ActionCache, BlobStore, Chunks, EncodedBlobs, Executor, HashIndex, UploadSessions, Values,
 };
 use mortar_wire::{longrunning::operations_server::OperationsServer, reapi};
 use std::{sync::Arc, time::Duration};
 
+pub use log_streams::LiveLogs;
+pub use offers::{Offer, Offers};
 pub use operations::{OperationJournal, OperationSummary, Operations, Resumed};
 pub use traffic::Traffic;
 
@@ -55,6 +60,8 @@ pub struct Ports {
     pub executor: Option<Arc<dyn Executor>>,
     /// How long what is called present stays, if that is promised.
     pub lease: Option<Duration>,
+    /// What is offered, where that is for another server to say; without it, what the ports make possible.
+    pub offers: Option<Arc<dyn Offers>>,
 }
 
 /// Every service of the protocol and the HTTP cache, ready for [`listener::serve`]. `more` brings gRPC services and
@@ -68,7 +75,7 @@ pub fn router(ports: &Ports, operations: Option<Operations>, more: Router) -> Ro
     let budget = Budget::new(limits::IN_FLIGHT);
     let mut routes = tonic::service::Routes::builder();
     routes
-        .add_service(CapabilitiesServer::new(capabilities::Service::new(ports)))
+        .add_service(CapabilitiesServer::new(capabilities::Service::new(ports, operations.as_ref())))
         .add_service(
             ContentAddressableStorageServer::new(cas::Service::new(ports, budget.clone()))
                 .max_decoding_message_size(limits::MAX_MESSAGE)
@@ -82,6 +89,7 @@ pub fn router(ports: &Ports, operations: Option<Operations>, more: Router) -> Ro
         .add_service(introspection::health())
         .add_service(introspection::reflection())
         .add_service(introspection::reflection_alpha());
+    let logs = operations.clone().map(|operations| LogStreams::new(operations, ports.blobs.clone()));
     if let Some(operations) = operations {
         let long_running = long_running::Service::new(operations.clone(), ports.blobs.clone());
         routes
@@ -93,7 +101,7 @@ pub fn router(ports: &Ports, operations: Option<Operations>, more: Router) -> Ro
         .routes()
         .into_axum_router()
         .reset_fallback()
-        .merge(bytestream::Service::new(ports, budget.clone()).routes())
+        .merge(bytestream::Service::new(ports, budget.clone(), logs).routes())
         .merge(more)
         .fallback(move |request: axum::extract::Request| http_cache::handle(http.clone(), request))
 }

@@ -32,10 +32,14 @@ impl Service {
 
     fn list(&self, request: &wire::ListOperationsRequest) -> Result<wire::ListOperationsResponse> {
         let instance = instance(&request.name)?;
-        if !request.filter.is_empty() {
-            let message = format!("the filter is `{}`; no filter is understood here", request.filter);
-            return Err(Error::invalid("filter", message));
-        }
+        let over = match request.filter.as_str() {
+            "" | "done=false" => false,
+            "done=true" => true,
+            other => {
+                let message = format!("the filter is `{other}`; expected `done=false`, `done=true` or none");
+                return Err(Error::invalid("filter", message));
+            }
+        };
         let size = match usize::try_from(request.page_size) {
             Ok(0) => limits::OPERATIONS_PAGE,
             Ok(size) => size.min(limits::OPERATIONS_PAGE),
@@ -44,7 +48,7 @@ impl Service {
                 return Err(Error::invalid("page_size", message));
             }
         };
-        let (page, more) = self.operations.open(instance.as_ref(), &request.page_token, size);
+        let (page, more) = self.operations.page(over, instance.as_ref(), &request.page_token, size);
         let next_page_token = page.last().filter(|_| more).map(|(last, _)| last.name.clone());
         Ok(wire::ListOperationsResponse {
             operations: page.iter().map(|(operation, state)| outline(operation, state)).collect(),

@@ -3,6 +3,7 @@
 use crate::{
     call,
     inline::{self, Hints},
+    log_streams,
     operations::{Operation, State},
 };
 use mortar_model::{BlobStore, Outcome, Result, Stage};
@@ -55,12 +56,16 @@ fn message(
 fn execute_metadata(operation: &Operation, state: &State) -> reapi::ExecuteOperationMetadata {
     let stage = if state.done.is_some() { Some(Stage::Completed) } else { state.stage };
     let digest = operation.action_digest;
+    // What the cache answers is not run, so that there is nothing to watch.
+    let names = log_streams::names(&operation.name).filter(|_| state.stage >= Some(Stage::Queued));
+    let [stdout_stream_name, stderr_stream_name] = names.unwrap_or_default();
     reapi::ExecuteOperationMetadata {
         stage: stage.map_or(reapi::execution_stage::Value::Unknown, stage_to_wire).into(),
         action_digest: Some(digest_to_wire(digest)),
         partial_execution_metadata: Some(metadata_to_wire(&state.metadata)),
         digest_function: function_to_wire(digest.function()).into(),
-        ..Default::default()
+        stdout_stream_name,
+        stderr_stream_name,
     }
 }
 

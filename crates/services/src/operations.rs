@@ -3,6 +3,8 @@
 //! An execution outlives the stream that began it, so that WaitExecution can take it up after a broken connection. It
 //! is dropped, and with it the work, when nobody has watched it for the grace. With a journal it outlives the server.
 
+use crate::inline::Hints;
+use crate::log_streams::LiveLogs;
 use futures::FutureExt;
 use mortar_model::{
     Context, Digest, Error, ExecuteRequest, ExecutionMetadata, Executor, InstanceName, Kind, Outcome,
@@ -28,6 +30,8 @@ pub struct Operations {
     known: Arc<Mutex<Known>>,
     journal: Option<Arc<dyn OperationJournal>>,
     closing: Arc<AtomicBool>,
+    live: Option<Arc<dyn LiveLogs>>,
+    longest_following: Option<Duration>,
 }
 
 /// Keeps the operations that wait or run, for after a restart of the server. Must not make its caller wait.
@@ -78,6 +82,8 @@ pub(crate) struct Operation {
     pub(crate) name: String,
     pub(crate) context: Context,
     pub(crate) action_digest: Digest,
+    /// What the client wants to find in the result itself.
+    pub(crate) hints: Hints,
     state: watch::Sender<State>,
     /// What the journal calls it, once that has it.
     kept: OnceLock<u64>,
@@ -94,6 +100,13 @@ pub(crate) struct State {
     pub(crate) stage: Option<Stage>,
     pub(crate) metadata: ExecutionMetadata,
     pub(crate) done: Option<Arc<Result<Outcome>>>,
+}
+
+impl State {
+    /// Whether a worker has it.
+    pub(crate) fn is_running(&self) -> bool {
+        self.done.is_none() && self.stage == Some(Stage::Executing)
+    }
 }
 
 /// A watcher of one execution; as long as one lives, the execution goes on.
@@ -129,7 +142,14 @@ impl Operations {
 
     /// Operations that `executor` carries out.
     pub fn new(executor: Arc<dyn Executor>) -> Self {
-        Self { executor, known: Arc::default(), journal: None, closing: Arc::default() }
+        Self {
+            executor,
+            known: Arc::default(),
+            journal: None,
+            closing: Arc::default(),
+            live: None,
+            longest_following: None,
+        }
     }
 
     /// With a journal, in which they are kept while they wait and run.
@@ -137,6 +157,30 @@ impl Operations {
     pub fn with_journal(mut self, journal: Arc<dyn OperationJournal>) -> Self {
         self.journal = Some(journal);
         self
+    }
+
+    /// With somebody who knows what commands write while they run.
+    #[must_use]
+    pub fn with_live_logs(mut self, live: Arc<dyn LiveLogs>) -> Self {
+        self.live = Some(live);
+        self
+    }
+
+    /// Who knows what commands write while they run.
+    pub(crate) fn live(&self) -> Option<&dyn LiveLogs> {
+        self.live.as_deref()
+    }
+
+    /// With an executor that waits, up to `longest`, for inputs which follow the call.
+    #[must_use]
+    pub fn with_inputs_following(mut self, longest: Duration) -> Self {
+        self.longest_following = Some(longest);
+        self
+    }
+
+    /// How long is waited at most for inputs which follow the call; none if that is not done.
+    pub(crate) fn longest_following(&self) -> Option<Duration> {
+        self.longest_following
     }
 
     /// Takes up what was open when an earlier run of the server ended, under the names of then.
@@ -149,6 +193,7 @@ impl Operations {
                 name: operation.name.clone(),
                 context,
                 action_digest: request.action_digest,
+                hints: Hints::default(),
                 state,
                 kept,
                 started: AtomicBool::new(operation.was_running),
@@ -185,18 +230,19 @@ impl Operations {
     }
 
     /// Begins an execution.
-    pub(crate) fn start(&self, context: Context, request: ExecuteRequest) -> Watch {
+    pub(crate) fn start(&self, context: Context, request: ExecuteRequest, hints: Hints) -> Watch {
         let id = uuid::Uuid::new_v4();
         let name = match context.instance.as_str() {
             "" => format!("operations/{id}"),
             instance => format!("{instance}/operations/{id}"),
         };
         let (state, states) = watch::channel(State::default());
-        let known = context::Operation { name: name.clone(), was_running: false };
+        let known = context::Operation { name: name.clone(), ..Default::default() };
         let operation = Arc::new(Operation {
             name,
             context: Context { operation: Some(Arc::new(known)), ..context },
             action_digest: request.action_digest,
+            hints,
             state,
             kept: OnceLock::new(),
             started: AtomicBool::new(false),
@@ -223,15 +269,22 @@ impl Operations {
         Ok((operation, state))
     }
 
-    /// Ends an execution for all who watch it. One that is over stays as it is.
+    /// Ends an execution for all who watch it, at once. One that is over stays as it is.
     pub(crate) fn cancel(&self, name: &str) -> Result<()> {
-        self.find(name).map(|operation| operation.cancelled.cancel())
+        let operation = self.find(name)?;
+        // First, so that whoever sees the execution dropped knows why.
+        if let Some(known) = &operation.context.operation {
+            known.unwanted.set();
+        }
+        operation.cancelled.cancel();
+        Ok(())
     }
 
-    /// Those that are not over, of one instance or of all, by name: up to `size` of those after `after`, and whether there
-    /// are more.
-    pub(crate) fn open(
+    /// Those that are over or not, of one instance or of all, by name: up to `size` of those after `after`, and whether
+    /// there are more.
+    pub(crate) fn page(
         &self,
+        over: bool,
         instance: Option<&InstanceName>,
         after: &str,
         size: usize,
@@ -241,7 +294,7 @@ impl Operations {
             let asked = known.operations.values().filter(|operation| {
                 operation.name.as_str() > after
                     && instance.is_none_or(|instance| operation.context.instance == *instance)
-                    && operation.state.borrow().done.is_none()
+                    && operation.state.borrow().done.is_some() == over
             });
             asked.cloned().collect()
         };

@@ -10,10 +10,12 @@ pub mod chunking;
 pub mod completeness;
 pub mod disk;
 pub mod existence_cache;
+pub mod framed;
 pub mod frames;
 pub mod import;
 mod inflating;
 mod intake;
+pub mod journal;
 pub mod memory;
 pub mod memory_tier;
 pub mod meter;
@@ -26,6 +28,7 @@ pub mod results;
 mod sessions;
 pub mod single_flight;
 pub mod size_limit;
+pub mod sizes_seen;
 pub mod transcoding;
 pub mod values;
 
@@ -36,6 +39,7 @@ pub use disk::{
     VerifyReport, VerifyStep,
 };
 pub use existence_cache::ExistenceCache;
+pub use journal::{Journal, Owed, OwedEntry};
 pub use memory::MemoryStore;
 pub use memory_tier::MemoryTier;
 pub use meter::{Meter, Operation, Snapshot};
@@ -47,5 +51,6 @@ pub use result_tier::ResultTier;
 pub use results::{Results, purge::Selection};
 pub use single_flight::SingleFlight;
 pub use size_limit::SizeLimit;
+pub use sizes_seen::SizesSeen;
 pub use transcoding::Transcoding;
 pub use values::NamedValues;

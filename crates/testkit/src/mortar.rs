@@ -1,6 +1,7 @@
 //! The `mortar` binary as a process: started, waited for, killed and started again. The caller gives its path, since
 //! only an integration test of the `cli` crate knows it (`CARGO_BIN_EXE_mortar`).
 
+use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus};
 use std::time::Duration;
@@ -21,6 +22,7 @@ pub struct Mortar {
     program: PathBuf,
     verb: String,
     args: Vec<String>,
+    environment: Vec<(String, OsString)>,
     running: Running,
     /// `HOST:PORT`
     address: String,
@@ -39,12 +41,25 @@ impl Mortar {
 
     /// The same with more flags.
     pub fn start(program: impl AsRef<Path>, verb: &str, dir: &Path, flags: &[&str]) -> Result<Mortar> {
+        Mortar::start_in(&[], program, verb, dir, flags)
+    }
+
+    /// The same with these variables in its environment.
+    pub fn start_in(
+        environment: &[(&str, &OsStr)],
+        program: impl AsRef<Path>,
+        verb: &str,
+        dir: &Path,
+        flags: &[&str],
+    ) -> Result<Mortar> {
         let dir = dir.to_str().context("the data directory's path is not UTF-8")?;
         let mut args = vec!["--dir".to_owned(), dir.to_owned()];
         args.extend(flags.iter().map(|flag| (*flag).to_owned()));
-        let (program, verb) = (program.as_ref().to_owned(), verb.to_owned());
-        let (running, address) = launch(&program, &verb, &args, "127.0.0.1:0")?;
-        Ok(Mortar { program, verb, args, running, address })
+        let environment = environment.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+        let (program, verb, environment) =
+            (program.as_ref().to_owned(), verb.to_owned(), environment.collect::<Vec<_>>());
+        let (running, address) = launch(&program, &verb, &args, &environment, "127.0.0.1:0")?;
+        Ok(Mortar { program, verb, args, environment, running, address })
     }
 
     /// `HOST:PORT`
@@ -69,7 +84,8 @@ impl Mortar {
 
     /// Starts it again, after a [`kill`](Self::kill), on the same address and directory.
     pub fn restart(&mut self) -> Result<()> {
-        let (running, address) = launch(&self.program, &self.verb, &self.args, &self.address)?;
+        let (running, address) =
+            launch(&self.program, &self.verb, &self.args, &self.environment, &self.address)?;
         ensure!(address == self.address, "it listens on {address}, not on {}", self.address);
         self.running = running;
         Ok(())
@@ -130,6 +146,8 @@ impl Mortar {
 /// A `mortar worker`.
 #[derive(Debug)]
 pub struct Worker {
+    /// How it is started again.
+    command: Command,
     running: Running,
 }
 
@@ -138,12 +156,47 @@ impl Worker {
     pub fn start(program: impl AsRef<Path>, server: &str, dir: &Path, flags: &[&str]) -> Result<Worker> {
         let mut command = command(program.as_ref(), "worker");
         command.args(["--server", server, "--dir"]).arg(dir).args(flags);
-        Ok(Worker { running: Running::start(&mut command)? })
+        Ok(Worker { running: Running::start(&mut command)?, command })
+    }
+
+    /// The same on a disk of its own that holds `size` bytes, and goes with it.
+    pub fn on_a_disk_of(
+        size: u64,
+        program: impl AsRef<Path>,
+        server: &str,
+        dir: &Path,
+        flags: &[&str],
+    ) -> Result<Worker> {
+        std::fs::create_dir_all(dir)?;
+        let mut command = command(Path::new("unshare"), "--mount");
+        if !rustix::process::geteuid().is_root() {
+            command.arg("--map-root-user");
+        }
+        let script = r#"mount -t tmpfs -o "size=$1" small "$2" && shift 2 && exec "$@""#;
+        command.args(["sh", "-c", script, "sh", &size.to_string()]).arg(dir);
+        command.arg(program.as_ref()).args(["worker", "--server", server, "--dir"]).arg(dir).args(flags);
+        Ok(Worker { running: Running::start(&mut command)?, command })
     }
 
     /// `kill -9`.
     pub fn kill(&mut self) -> Result<()> {
         self.running.kill()
+    }
+
+    /// Starts it again, after a [`kill`](Self::kill), in the same directory.
+    pub fn restart(&mut self) -> Result<()> {
+        self.running = Running::start(&mut self.command)?;
+        Ok(())
+    }
+
+    /// Stops the process, as a machine does that has no time for it. What it started goes on.
+    pub fn freeze(&self) -> Result<()> {
+        self.running.signal(Signal::STOP)
+    }
+
+    /// Lets it go on after that.
+    pub fn thaw(&self) -> Result<()> {
+        self.running.signal(Signal::CONT)
     }
 
     /// Ctrl-C, as a terminal does it.
@@ -234,8 +287,16 @@ pub fn command(program: &Path, verb: &str) -> Command {
     command
 }
 
-fn launch(program: &Path, verb: &str, args: &[String], listen: &str) -> Result<(Running, String)> {
-    let mut running = Running::start(command(program, verb).args(["--listen", listen]).args(args))?;
+fn launch(
+    program: &Path,
+    verb: &str,
+    args: &[String],
+    environment: &[(String, OsString)],
+    listen: &str,
+) -> Result<(Running, String)> {
+    let mut command = command(program, verb);
+    command.envs(environment.iter().map(|(name, value)| (name, value)));
+    let mut running = Running::start(command.args(["--listen", listen]).args(args))?;
     running.wait_for_output(READY_LINE, READY)?;
     let address = wait_until("the ready line", READY, || Ok(ready_address(&running.stdout()?)))?;
     Ok((running, address))

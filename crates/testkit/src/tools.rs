@@ -23,6 +23,11 @@ pub fn bazel_2() -> Result<PathBuf> {
     present("Bazel 2.1.0", test_dir().join("tools/bazel-2.1.0"))
 }
 
+/// Debian's Apache httpd, its programs alone.
+pub fn apache() -> Result<PathBuf> {
+    present("Apache's httpd", PathBuf::from("/usr/sbin/apache2"))
+}
+
 /// Debian's ccache.
 pub fn ccache() -> Result<PathBuf> {
     present("ccache", PathBuf::from("/usr/bin/ccache"))

@@ -1,12 +1,13 @@
 //! What of our own travels in the `auxiliary_metadata` of executions: what they used, and why they wait. Others pass it over.
 
 use crate::{duration_to_wire, execution_extras as wire, time::timestamp_from_wire, timestamp_to_wire};
-use mortar_model::{ExecutionMetadata, Usage, Waiting};
+use mortar_model::{ExecutionMetadata, PersistentWorker, Usage, Waiting};
 use prost::Message;
 use prost_types::Any;
 use std::{sync::Arc, time::Duration};
 
 const USAGE: &str = "type.googleapis.com/mortar.execution.v1.Usage";
+const PERSISTENT_WORKER: &str = "type.googleapis.com/mortar.execution.v1.PersistentWorker";
 const WAITING: &str = "type.googleapis.com/mortar.execution.v1.Waiting";
 
 /// As messages hold it.
@@ -20,7 +21,10 @@ pub(crate) fn to_wire(metadata: &ExecutionMetadata) -> Vec<Any> {
         };
         any(WAITING, &message)
     });
-    usage.into_iter().chain(waiting).collect()
+    let persistent = metadata
+        .persistent_worker
+        .map(|PersistentWorker { requests }| any(PERSISTENT_WORKER, &wire::PersistentWorker { requests }));
+    usage.into_iter().chain(persistent).chain(waiting).collect()
 }
 
 /// What is known of it is taken in; all else, and what cannot be read, is left out.
@@ -30,6 +34,11 @@ pub(crate) fn from_wire(messages: &[Any], metadata: &mut ExecutionMetadata) {
             USAGE => {
                 let usage = wire::Usage::decode(message.value.as_slice());
                 metadata.usage = usage.ok().map(usage_from_wire).or(metadata.usage);
+            }
+            PERSISTENT_WORKER => {
+                let read = wire::PersistentWorker::decode(message.value.as_slice()).ok();
+                metadata.persistent_worker =
+                    read.map(|wire::PersistentWorker { requests }| PersistentWorker { requests });
             }
             WAITING => {
                 let waiting = wire::Waiting::decode(message.value.as_slice()).ok();
@@ -87,6 +96,7 @@ mod tests {
         let waiting = Waiting { reason: "since".into(), ahead: 7, since: SystemTime::UNIX_EPOCH };
         let metadata = ExecutionMetadata {
             usage: Some(usage),
+            persistent_worker: Some(PersistentWorker { requests: 3 }),
             waiting: Some(Arc::new(waiting)),
             ..ExecutionMetadata::default()
         };

@@ -47,7 +47,7 @@ pub fn from_bytes(bytes: Bytes) -> Result<(u64, Entry)> {
         What::Begun(begun) => {
             let function = digest_function(begun.digest_function)?;
             let request = begun.request_metadata.map(metadata::from_wire).unwrap_or_default();
-            let operation = Operation { name: begun.operation, was_running: false };
+            let operation = Operation { name: begun.operation, ..Operation::default() };
             let context = Context {
                 instance: InstanceName::parse(&begun.instance_name)?,
                 request: Arc::new(request),
@@ -74,7 +74,7 @@ mod tests {
 
     #[test]
     fn entries_come_back() {
-        let operation = Operation { name: "operations/1".into(), was_running: false };
+        let operation = Operation { name: "operations/1".into(), ..Operation::default() };
         let request = RequestMetadata { target_id: "//a".into(), ..RequestMetadata::default() };
         let context = Context {
             instance: InstanceName::parse("main").unwrap_or_default(),

@@ -9,6 +9,7 @@ mod chunks;
 mod codec;
 mod digest;
 mod execution;
+pub mod inputs_follow;
 pub mod journal;
 pub mod lease;
 mod merkle;
@@ -46,10 +47,14 @@ pub use generated::google::longrunning;
 pub use generated::google::rpc;
 /// Care of a data directory, over its admin socket.
 pub use generated::mortar::admin::v1 as admin;
+/// How the companion of a machine is doing.
+pub use generated::mortar::companion::v1 as companion;
 /// What is told of executions beyond REAPI, and kept of operations.
 pub use generated::mortar::execution::v1 as execution_extras;
 /// What a server is doing.
 pub use generated::mortar::introspection::v1 as introspection;
+/// What builds are likely to ask for next.
+pub use generated::mortar::lookahead::v1 as look_ahead;
 /// The worker session.
 pub use generated::mortar::worker::v1 as worker;
 
@@ -86,6 +91,11 @@ mod generated {
                 include!("generated/mortar.admin.v1.rs");
             }
         }
+        pub mod companion {
+            pub mod v1 {
+                include!("generated/mortar.companion.v1.rs");
+            }
+        }
         pub mod execution {
             pub mod v1 {
                 include!("generated/mortar.execution.v1.rs");
@@ -94,6 +104,11 @@ mod generated {
         pub mod introspection {
             pub mod v1 {
                 include!("generated/mortar.introspection.v1.rs");
+            }
+        }
+        pub mod lookahead {
+            pub mod v1 {
+                include!("generated/mortar.lookahead.v1.rs");
             }
         }
         pub mod worker {

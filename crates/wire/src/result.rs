@@ -67,7 +67,9 @@ pub fn metadata_from_wire(metadata: reapi::ExecutedActionMetadata) -> ExecutionM
         output_upload_start: timestamp_from_wire(metadata.output_upload_start_timestamp),
         output_upload_completed: timestamp_from_wire(metadata.output_upload_completed_timestamp),
         usage: None,
+        persistent_worker: None,
         waiting: None,
+        setbacks: None,
     };
     auxiliary::from_wire(&metadata.auxiliary_metadata, &mut known);
     known

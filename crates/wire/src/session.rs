@@ -7,9 +7,9 @@ use crate::{
     worker as wire,
 };
 use mortar_model::{
-    Context, DigestFunction, InstanceName, Result,
+    Context, DigestFunction, Error, InstanceName, Result,
     context::Operation,
-    session::{Capacity, ExecutionId, FromWorker, Held, Hello, Run, ToWorker},
+    session::{Capacity, ExecutionId, FromWorker, Held, Hello, Log, LogPiece, LogRequest, Run, ToWorker},
 };
 use std::sync::Arc;
 
@@ -38,6 +38,9 @@ pub fn from_worker_to_wire(message: &FromWorker) -> wire::FromWorker {
         }
         FromWorker::Heartbeat => Message::Heartbeat(wire::Heartbeat {}),
         FromWorker::Draining => Message::Draining(wire::Draining {}),
+        FromWorker::Log(LogPiece { request, data, size, over }) => {
+            Message::Log(wire::Log { request: *request, data: data.clone(), size: *size, over: *over })
+        }
     };
     wire::FromWorker { message: Some(message) }
 }
@@ -66,6 +69,9 @@ pub fn from_worker_from_wire(
         }
         Message::Heartbeat(_) => FromWorker::Heartbeat,
         Message::Draining(_) => FromWorker::Draining,
+        Message::Log(wire::Log { request, data, size, over }) => {
+            FromWorker::Log(LogPiece { request, data, size, over })
+        }
     })
 }
 
@@ -92,6 +98,7 @@ pub fn to_worker_to_wire(message: &ToWorker) -> wire::ToWorker {
             Message::Delivered(wire::Delivered { execution_id: execution.to_string() })
         }
         ToWorker::Drain => Message::Drain(wire::Drain {}),
+        ToWorker::ReadLog(request) => Message::ReadLog(read_log_to_wire(request)),
         ToWorker::Heartbeat => Message::Heartbeat(wire::Heartbeat {}),
     };
     wire::ToWorker { message: Some(message) }
@@ -110,8 +117,37 @@ pub fn to_worker_from_wire(message: wire::ToWorker) -> Result<ToWorker> {
         Message::Cancel(cancel) => ToWorker::Cancel(ExecutionId(cancel.execution_id.into())),
         Message::Delivered(delivered) => ToWorker::Delivered(ExecutionId(delivered.execution_id.into())),
         Message::Drain(_) => ToWorker::Drain,
+        Message::ReadLog(request) => ToWorker::ReadLog(read_log_from_wire(request)?),
         Message::Heartbeat(_) => ToWorker::Heartbeat,
     })
+}
+
+fn read_log_to_wire(request: &LogRequest) -> wire::ReadLog {
+    use wire::read_log::Stream;
+    let stream = match request.log {
+        Log::Stdout => Stream::Stdout,
+        Log::Stderr => Stream::Stderr,
+    };
+    wire::ReadLog {
+        request: request.request,
+        execution_id: request.execution.to_string(),
+        stream: stream.into(),
+        offset: request.offset,
+        limit: request.limit,
+    }
+}
+
+fn read_log_from_wire(request: wire::ReadLog) -> Result<LogRequest> {
+    use wire::read_log::Stream;
+    let log = match request.stream() {
+        Stream::Stdout => Log::Stdout,
+        Stream::Stderr => Log::Stderr,
+        Stream::Unspecified => {
+            return Err(Error::invalid("stream", format!("the stream {} is not known", request.stream)));
+        }
+    };
+    let wire::ReadLog { request, execution_id, offset, limit, .. } = request;
+    Ok(LogRequest { request, execution: ExecutionId(execution_id.into()), log, offset, limit })
 }
 
 fn run_from_wire(run: wire::Run) -> Result<Run> {
@@ -187,7 +223,7 @@ fn context(
     operation: String,
 ) -> Result<Context> {
     let request = request.map(metadata::from_wire).unwrap_or_default();
-    let operation = (!operation.is_empty()).then_some(Operation { name: operation, was_running: false });
+    let operation = (!operation.is_empty()).then_some(Operation { name: operation, ..Operation::default() });
     Ok(Context {
         instance: InstanceName::parse(instance)?,
         request: Arc::new(request),
@@ -203,7 +239,7 @@ mod tests {
 
     #[test]
     fn a_greeting_comes_back_with_what_is_held() {
-        let operation = Operation { name: "operations/1".into(), was_running: false };
+        let operation = Operation { name: "operations/1".into(), ..Operation::default() };
         let context = Context { operation: Some(Arc::new(operation)), ..Context::default() };
         let action_digest = Digest::of(DigestFunction::Blake3, b"a");
         let hello = Hello {
@@ -222,6 +258,23 @@ mod tests {
         let wire = from_worker_to_wire(&said);
         let heard = from_worker_from_wire(wire, |_| DigestFunction::Sha256).map(|heard| format!("{heard:?}"));
         assert_eq!(heard.ok(), Some(format!("{said:?}")));
+    }
+
+    #[test]
+    fn what_is_asked_of_a_log_and_answered_comes_back() {
+        for log in [Log::Stdout, Log::Stderr] {
+            let execution = ExecutionId("7".into());
+            let asked = LogRequest { request: 3, execution, log, offset: 5, limit: 9 };
+            let heard = to_worker_from_wire(to_worker_to_wire(&ToWorker::ReadLog(asked.clone())));
+            assert!(matches!(heard, Ok(ToWorker::ReadLog(heard)) if heard == asked), "{log:?}");
+        }
+        let piece = LogPiece { request: 3, data: "text".into(), size: 4, over: true };
+        let wire = from_worker_to_wire(&FromWorker::Log(piece.clone()));
+        let heard = from_worker_from_wire(wire, |_| DigestFunction::Sha256);
+        assert!(matches!(heard, Ok(FromWorker::Log(heard)) if heard == piece));
+        let unknown = wire::ReadLog { stream: 9, ..Default::default() };
+        let refused = read_log_from_wire(unknown).map_err(|error| error.to_string());
+        assert_eq!(refused.err().as_deref(), Some("the stream 9 is not known"));
     }
 
     #[test]

@@ -35,11 +35,21 @@ pub async fn build(source: &Source<'_>, plan: Plan) -> Result<Plan> {
     let local = local_files(source, &building.listing).await?;
     source.job.check()?;
     let linking = Arc::clone(&building);
-    let copies = blocking(move || linking.build(&local)).await?;
-    let copies = copies.into_iter().map(|index| copy(source, &building, index));
-    stream::iter(copies).buffer_unordered(AT_ONCE).try_collect::<()>().await?;
-    let finishing = Arc::clone(&building);
-    blocking(move || finishing.finish()).await?;
+    let copies = blocking(move || {
+        let copies = linking.build(&local)?;
+        // For small roots, to come back here in between takes longer than all of this.
+        if copies.is_empty() {
+            linking.finish()?;
+        }
+        Ok(copies)
+    })
+    .await?;
+    if !copies.is_empty() {
+        let copies = copies.into_iter().map(|index| copy(source, &building, index));
+        stream::iter(copies).buffer_unordered(AT_ONCE).try_collect::<()>().await?;
+        let finishing = Arc::clone(&building);
+        blocking(move || finishing.finish()).await?;
+    }
     let building = Arc::into_inner(building);
     building
         .map(|building| building.plan)

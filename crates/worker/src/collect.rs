@@ -282,7 +282,9 @@ fn is_executable(stat: &Stat) -> bool {
 fn hash(root: &Root, path: &Path, function: DigestFunction) -> io::Result<Digest> {
     let mut file = root.file(path)?;
     let mut hasher = Hasher::new(function);
-    let mut piece = vec![0; PIECE];
+    // Logs are empty more often than not.
+    let length = usize::try_from(file.metadata()?.len()).unwrap_or(PIECE);
+    let mut piece = vec![0; length.saturating_add(1).min(PIECE)];
     loop {
         match file.read(&mut piece)? {
             0 => return Ok(hasher.finish()),

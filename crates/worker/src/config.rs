@@ -30,6 +30,8 @@ pub struct WorkerConfig {
     pub limits: Limits,
     /// What input roots that are kept for later actions may take; none if each action is to have one made for itself.
     pub cache: Option<CacheLimits>,
+    /// How long a persistent worker waits for more work before it is ended.
+    pub persistent_idle: Duration,
 }
 
 impl WorkerConfig {
@@ -53,6 +55,7 @@ impl WorkerConfig {
             },
             limits: Limits::default(),
             cache: Some(CacheLimits::default()),
+            persistent_idle: Duration::from_secs(5 * 60),
         }
     }
 }

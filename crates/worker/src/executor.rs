@@ -9,13 +9,16 @@ use crate::{
     fetch::{Fetched, fetch},
     images::{self, Images, InUse},
     job::Job,
+    live_logs::LiveLogs,
     outputs::Places,
+    persistent::{Attempt, Pool, Subject, Workshop},
     record::record,
+    room,
     run::{self, Launch},
     scratch::Scratch,
     source::Source,
     stage::{Plan, Protection, Staged, stage},
-    tree::Known,
+    tree::{Known, Tree},
     upload::upload,
 };
 use async_trait::async_trait;
@@ -24,7 +27,11 @@ use mortar_model::{
     Executor, Kind, Outcome, Progress, Result, Stage, SystemClock, Termination, session::Run,
 };
 use mortar_sandbox::{Ending, Exit, Isolation, Layers, Sandbox, Spec};
-use std::{path::Path, sync::Arc, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
@@ -41,13 +48,21 @@ struct Inner {
     known: Known,
     /// Where the kernel lays directories over each other for us. Goes before the directory that it is in.
     cache: Option<DirectoryCache>,
-    scratch: Scratch,
+    /// They end before their directories go.
+    persistent: Pool,
+    scratch: Arc<Scratch>,
+    logs: LiveLogs,
     clock: Arc<dyn Clock>,
 }
 
 impl Worker {
     /// Sets a worker up: makes its work directory, removes what dead ones left, and tries the sandbox.
-    pub async fn open(config: WorkerConfig, stores: Stores) -> Result<Self> {
+    pub async fn open(mut config: WorkerConfig, stores: Stores) -> Result<Self> {
+        // Commands start elsewhere.
+        for path in [&mut config.work_directory, &mut config.images] {
+            *path =
+                std::path::absolute(&*path).map_err(|error| Error::io("find out where this is", error))?;
+        }
         let parent = config.work_directory.clone();
         let scratch = blocking(move || Scratch::open(&parent)).await?;
         let sandbox = Sandbox::new(config.sandbox.clone());
@@ -63,11 +78,21 @@ impl Worker {
                 "no control group can limit actions in: {what}; weaker limits apply where there are any"
             );
         }
+        if config.usable.cpu_millis.is_some() && sandbox.without_control_groups().contains(&"cpu") {
+            tracing::warn!(
+                "actions are not held to their share of processors: no control group can do that here"
+            );
+        }
         tracing::info!(isolation = ?config.sandbox.isolation, %layers, "the worker is ready to run actions");
         let clock = Arc::new(SystemClock);
         let known = Known::default();
         let images = Images::new(&config.images);
-        Ok(Self(Arc::new(Inner { config, stores, sandbox, images, layers, known, cache, scratch, clock })))
+        let logs = LiveLogs::default();
+        let scratch = Arc::new(scratch);
+        let persistent = Pool::new(config.slots, config.persistent_idle, Arc::clone(&scratch));
+        let inner =
+            Inner { config, stores, sandbox, images, layers, known, cache, persistent, scratch, logs, clock };
+        Ok(Self(Arc::new(inner)))
     }
 
     /// How this worker was set up.
@@ -96,6 +121,16 @@ impl Worker {
         self.0.cache.as_ref().map_or((0, 0), DirectoryCache::usage)
     }
 
+    /// What the commands that run have written.
+    pub(crate) fn logs(&self) -> &LiveLogs {
+        &self.0.logs
+    }
+
+    /// The persistent workers that wait for more work.
+    pub fn idle_persistent_workers(&self) -> usize {
+        self.0.persistent.idle()
+    }
+
     /// Runs one action as a server asks. It is over, and nothing of it is left, when this returns: to stop it, cancel it
     /// and go on waiting. Progress is told each step with the times so far.
     pub async fn run(
@@ -114,9 +149,16 @@ impl Worker {
             clock: Arc::clone(&inner.clock),
         };
         job.enter(|times| &mut times.worker_start);
-        let directory = inner.scratch.directory().await?;
-        let result = Box::pin(inner.steps(&mut job, run.default_timeout, &directory)).await;
-        inner.scratch.remove(directory).await;
+        let explain = |error| room::explain(&inner.config.name, &inner.config.work_directory, error);
+        let directory = inner.scratch.directory().await.map_err(explain)?;
+        inner.logs.begin(&run.execution, &directory);
+        let result = Box::pin(inner.steps(&mut job, run.default_timeout, &directory)).await.map_err(explain);
+        inner.logs.end(&run.execution);
+        match inner.sandbox.protects_inputs() {
+            true => inner.scratch.empty(directory).await,
+            // The command could do with it what it wanted.
+            false => inner.scratch.remove(directory).await,
+        }
         result
     }
 }
@@ -171,14 +213,80 @@ fn try_layers(sandbox: &Sandbox, directory: &Path) -> std::io::Result<Option<Str
     Ok((!layers.complete()).then(|| layers.to_string()))
 }
 
+/// A command to be run in a process of its own.
+struct Plain<'a> {
+    command: &'a Command,
+    root: Arc<Tree>,
+    places: Places,
+    /// The root of its image.
+    seen: Option<PathBuf>,
+    limit: Duration,
+    directory: &'a Path,
+}
+
+/// A command that was run.
+struct Ran {
+    exit: Exit,
+    /// Where its logs are, and its outputs in `exec`.
+    directory: PathBuf,
+    lower: Option<Lease>,
+    /// What a person should know of how.
+    note: Option<String>,
+}
+
 impl Inner {
     async fn steps(&self, job: &mut Job, default_timeout: Duration, directory: &Path) -> Result<Outcome> {
         job.enter(|times| &mut times.input_fetch_start);
         let source = Source { job, stores: &self.stores };
         let Fetched { action, command, root } = fetch(&source, &self.known, self.config.limits).await?;
         let limit = run::time_limit(&action, default_timeout, &self.config)?;
-        let image = self.image(&action, &command).await?;
+        let image = self.image(&action, &command).await?.map(Arc::new);
         let places = Places::of(&command, &root)?;
+        let seen = image.as_ref().map(|image| image.root().to_owned());
+        let subject = Subject {
+            action: &action,
+            command: &command,
+            root: &root,
+            places: &places,
+            image: seen.as_deref(),
+        };
+        let workshop = self.workshop();
+        let attempt = workshop.attempt(job, &subject, image.clone(), limit, directory).await?;
+        let Ran { exit, directory, lower, note } = match attempt {
+            Attempt::Done(done) => {
+                Ran { exit: done.exit, directory: done.directory, lower: None, note: None }
+            }
+            Attempt::Plain(note) => {
+                let plain = Plain { command: &command, root, places, seen, limit, directory };
+                let (exit, lower) = self.plain(job, plain).await?;
+                Ran { exit, directory: directory.to_owned(), lower, note }
+            }
+        };
+        room::check(&self.config.name, &directory)?;
+        drop(image);
+        job.metadata.virtual_execution_duration = Some(exit.wall);
+
+        job.enter(|times| &mut times.output_upload_start);
+        let mut collected = self.collect(job, command, &directory, lower, &exit).await?;
+        upload(job, &*self.stores.blobs, &mut collected).await?;
+        job.note(|times| &mut times.output_upload_completed);
+        job.note(|times| &mut times.worker_completed);
+
+        let mut outcome = outcome(job, collected, &exit, limit, &self.config.usable);
+        let told = [note.unwrap_or_default(), outcome.message];
+        outcome.message = told.into_iter().filter(|text| !text.is_empty()).collect::<Vec<_>>().join("\n");
+        record(job, &*self.stores.actions, &action, &outcome).await?;
+        Ok(outcome)
+    }
+
+    fn workshop(&self) -> Workshop<'_> {
+        let Self { config, stores, sandbox, scratch, persistent: pool, .. } = self;
+        Workshop { config, stores, sandbox, scratch, pool }
+    }
+
+    /// Runs a command in a process of its own.
+    async fn plain(&self, job: &mut Job, plain: Plain<'_>) -> Result<(Exit, Option<Lease>)> {
+        let Plain { command, root, places, seen, limit, directory } = plain;
         let protection = Protection { link: self.sandbox.protects_inputs(), owner: self.sandbox.owner() };
         let plan = Plan { root, places, exec: directory.join("exec"), protection };
         let Staged { places, lower } = stage(job, &self.stores, self.cache.as_ref(), plan).await?;
@@ -188,26 +296,12 @@ impl Inner {
         let writable = places.writable.into_iter().collect();
         let layers =
             lower.as_ref().map(|lower| self.scratch.seen_from_run(&lower.layers())).unwrap_or_default();
-        let usable = self.config.usable.clone();
-        let seen = image.as_ref().map(|image| image.root().to_owned());
-        let directory = directory.to_owned();
-        let launch =
-            Launch { directory: directory.clone(), writable, lower: layers, image: seen, limit, usable };
-        let exit = run::run(job, &self.sandbox, &command, launch).await?;
-        drop(image);
+        let (usable, directory) = (self.config.usable.clone(), directory.to_owned());
+        let launch = Launch { directory, writable, lower: layers, image: seen, limit, usable };
+        let exit = run::run(job, &self.sandbox, command, launch).await?;
         job.note(|times| &mut times.execution_completed);
-        job.metadata.virtual_execution_duration = Some(exit.wall);
         job.metadata.usage = Some(run::usage(&exit));
-
-        job.enter(|times| &mut times.output_upload_start);
-        let mut collected = self.collect(job, command, &directory, lower, &exit).await?;
-        upload(job, &*self.stores.blobs, &mut collected).await?;
-        job.note(|times| &mut times.output_upload_completed);
-        job.note(|times| &mut times.worker_completed);
-
-        let outcome = outcome(job, collected, &exit, limit, &self.config.usable);
-        record(job, &*self.stores.actions, &action, &outcome).await?;
-        Ok(outcome)
+        Ok((exit, lower))
     }
 
     /// The image that the action asks for.

@@ -5,9 +5,13 @@
 //! 1. `fetch` reads the Action, its Command and the directories of its input root (`tree`).
 //! 2. `images` has the root file system that it may ask for. `outputs` tells where outputs go; `stage` sees to the input root: a large one is kept for all actions that have it
 //!    (`cache`) and the run's own directory laid over it, a small one is made for this action alone.
-//! 3. `run` starts the command in the sandbox and waits for its end, its time limit, or a cancel.
+//! 3. `run` starts the command in the sandbox and waits for its end, its time limit, or a cancel; `room` sees to it that a
+//!    full disk makes no results.
+//!    An action that asks for a persistent worker is done by one instead, if that can be (`persistent`).
 //! 4. `collect` looks at what the command left; `upload` stores it.
 //! 5. `record` puts the result of a success into the action cache.
+//!
+//! What a command has written by now can be read while it runs (`live_logs`).
 //!
 //! Storage, action cache and the way to the server are passed in: in one process with the server they are the
 //! server's own, elsewhere they are remote. Queues, retries and merging are the server's business.
@@ -24,9 +28,12 @@ mod executor;
 mod fetch;
 mod images;
 mod job;
+mod live_logs;
 mod merged;
 mod outputs;
+mod persistent;
 mod record;
+mod room;
 mod run;
 mod scratch;
 mod session;

@@ -12,7 +12,7 @@ use std::{
 const TEMPORARY: [&str; 4] = ["TEST_TMPDIR", "TMPDIR", "TMP", "TEMP"];
 
 /// What the outputs ask of the input root.
-#[derive(Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Places {
     /// Directories to make, parents first.
     pub create: BTreeSet<PathBuf>,

@@ -53,6 +53,7 @@ pub async fn run(job: &Job, sandbox: &Sandbox, command: &Command, launch: Launch
         lower: launch.lower,
         image: launch.image,
         timeout: Some(launch.limit),
+        converses: false,
         limits: launch.usable,
     };
     let sandbox = sandbox.clone();
@@ -106,7 +107,8 @@ fn exceeded(limit: Limit, usable: &Limits) -> String {
     }
 }
 
-fn refused(error: mortar_sandbox::Error) -> Error {
+/// That the sandbox did not take a command.
+pub fn refused(error: mortar_sandbox::Error) -> Error {
     match error {
         mortar_sandbox::Error::Spec(why) => Error::invalid("command", why),
         // Another worker may be able to.

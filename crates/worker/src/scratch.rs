@@ -12,7 +12,10 @@ use std::{
     io,
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
-    sync::atomic::{AtomicU64, Ordering},
+    sync::{
+        Mutex, MutexGuard,
+        atomic::{AtomicU64, Ordering},
+    },
     thread::JoinHandle,
 };
 
@@ -21,6 +24,8 @@ use std::{
 pub struct Scratch {
     path: PathBuf,
     next: AtomicU64,
+    /// Directories of runs that are over, empty again.
+    idle: Mutex<Vec<PathBuf>>,
     /// Removes what was left.
     removing: Option<JoinHandle<()>>,
     /// Locked for as long as it is open.
@@ -54,11 +59,14 @@ impl Scratch {
         let lock = File::create(path.join(LOCK)).map_err(failed("create a lock"))?;
         wait_for_lock(&lock).map_err(failed("take a lock"))?;
         let removing = remove_stale(parent, &path).map_err(failed("remove what was left"))?;
-        Ok(Self { path, next: AtomicU64::new(0), removing, _lock: lock })
+        Ok(Self { path, next: AtomicU64::new(0), idle: Mutex::default(), removing, _lock: lock })
     }
 
     /// An empty directory.
     pub async fn directory(&self) -> Result<PathBuf> {
+        if let Some(path) = self.idle().pop() {
+            return Ok(path);
+        }
         let path = self.path.join(self.next.fetch_add(1, Ordering::Relaxed).to_string());
         let made = path.clone();
         blocking(move || fs::create_dir(&made).map_err(|error| Error::io("create a work directory", error)))
@@ -88,6 +96,31 @@ impl Scratch {
         if let Err(error) = result.await {
             tracing::warn!(path = %path.display(), %error, "a work directory could not be removed");
         }
+    }
+
+    /// Removes all that is in such a directory, and keeps it for the next run: to make and remove one takes a file system
+    /// longer than all else that a small run has it do. Only for those that no command could reach or change.
+    pub async fn empty(&self, path: PathBuf) {
+        let emptied = path.clone();
+        let result = blocking(move || {
+            let failed = |error| Error::io("empty a work directory", error);
+            for entry in fs::read_dir(&emptied).map_err(failed)? {
+                let entry = entry.map_err(failed)?;
+                let is_directory = entry.file_type().map_err(failed)?.is_dir();
+                let removed =
+                    if is_directory { remove(&entry.path()) } else { fs::remove_file(entry.path()) };
+                removed.map_err(failed)?;
+            }
+            Ok(())
+        });
+        match result.await {
+            Ok(()) => self.idle().push(path),
+            Err(error) => tracing::warn!(path = %path.display(), %error, "a work directory stays as it is"),
+        }
+    }
+
+    fn idle(&self) -> MutexGuard<'_, Vec<PathBuf>> {
+        self.idle.lock().expect("nothing panics while it holds this")
     }
 }
 
@@ -204,6 +237,7 @@ fn unlock(directory: &Path) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::os::unix::fs::symlink;
 
     #[test]
     fn the_dead_are_removed_and_the_living_are_not() {
@@ -233,6 +267,26 @@ mod tests {
             fs::remove_dir(parent.path().join(name)).unwrap();
         }
         Scratch::open(parent.path()).unwrap();
+    }
+
+    #[tokio::test]
+    async fn emptied_directories_are_used_again() {
+        let parent = tempfile::tempdir().unwrap();
+        let scratch = Scratch::open(parent.path()).unwrap();
+        let path = scratch.directory().await.unwrap();
+        fs::create_dir_all(path.join("exec/closed/deep")).unwrap();
+        fs::write(path.join("stdout"), "x").unwrap();
+        symlink(parent.path(), path.join("link")).unwrap();
+        fs::set_permissions(path.join("exec/closed"), Permissions::from_mode(0o0)).unwrap();
+        scratch.empty(path.clone()).await;
+        assert_eq!(fs::read_dir(&path).unwrap().count(), 0);
+        let (first, second) = (scratch.directory().await.unwrap(), scratch.directory().await.unwrap());
+        assert_eq!((&first, second == path), (&path, false));
+        // What cannot be emptied is not used again.
+        fs::remove_dir(&first).unwrap();
+        scratch.empty(first.clone()).await;
+        assert_ne!(scratch.directory().await.unwrap(), first);
+        assert!(parent.path().exists());
     }
 
     #[tokio::test]

@@ -9,7 +9,7 @@ use mortar_model::{
     Blame, Context, Digest, Error, ExecutionMetadata, Kind, Outcome, Progress, Result, Stage,
     clock::since_epoch,
     image,
-    session::{ExecutionId, FromWorker, Held, Hello, OLDEST_VERSION, Run, ToWorker, VERSION},
+    session::{ExecutionId, FromWorker, Held, Hello, LogRequest, OLDEST_VERSION, Run, ToWorker, VERSION},
 };
 use std::{
     collections::{HashMap, VecDeque},
@@ -63,6 +63,8 @@ pub(crate) struct Attempts {
     running: HashMap<ExecutionId, Running>,
     undelivered: Undelivered,
     tasks: JoinSet<(ExecutionId, Result<Outcome>)>,
+    /// Requests for logs that wait for something to tell.
+    readers: JoinSet<()>,
     reports: mpsc::UnboundedSender<FromWorker>,
     heard: mpsc::UnboundedReceiver<FromWorker>,
     unsaid: VecDeque<FromWorker>,
@@ -91,6 +93,7 @@ impl Attempts {
             running: HashMap::new(),
             undelivered: Undelivered::default(),
             tasks: JoinSet::new(),
+            readers: JoinSet::new(),
             reports,
             heard,
             unsaid: VecDeque::new(),
@@ -133,7 +136,7 @@ impl Attempts {
         mut incoming: mpsc::Receiver<ToWorker>,
         mut shutdown: Shutdown,
     ) -> SessionEnd {
-        self.begin();
+        self.begin().await;
         let mut heartbeat = ticks(FIRST_HEARTBEAT);
         loop {
             if self.phase > Phase::Serving && self.tasks.is_empty() && self.unsaid.is_empty() {
@@ -170,16 +173,21 @@ impl Attempts {
     }
 
     /// Says who we are and what we hold, and then again how that ended which the server may not have heard.
-    fn begin(&mut self) {
+    async fn begin(&mut self) {
+        // Whoever asked in an earlier session asks again.
+        self.readers.shutdown().await;
         self.unsaid.clear();
         while let Some(ended) = self.tasks.try_join_next() {
             self.finish(ended);
         }
+        let heard = std::iter::from_fn(|| self.heard.try_recv().ok());
+        let steps: Vec<_> = heard.filter(|report| !matches!(report, FromWorker::Log(_))).collect();
         self.unsaid.clear();
         self.images = self.worker.images();
         let hello = self.hello();
         self.unsaid.push_back(FromWorker::Hello(hello));
         self.unsaid.extend(self.undelivered.again());
+        self.unsaid.extend(steps);
     }
 
     fn hello(&self) -> Hello {
@@ -211,6 +219,7 @@ impl Attempts {
             ToWorker::Cancel(execution) => self.cancel(&execution),
             ToWorker::Delivered(execution) => self.undelivered.delivered(&execution),
             ToWorker::Drain => self.advance(Phase::Draining.max(self.phase)),
+            ToWorker::ReadLog(asked) => self.read(asked),
             ToWorker::Welcome { .. } | ToWorker::Heartbeat => {}
         }
     }
@@ -249,6 +258,16 @@ impl Attempts {
             (execution, outcome.unwrap_or_else(panicked))
         };
         self.tasks.spawn(task.instrument(span));
+    }
+
+    /// Tells what a command has written, as soon as there is something to tell.
+    fn read(&mut self, asked: LogRequest) {
+        while self.readers.try_join_next().is_some() {}
+        let (logs, reports) = (self.worker.logs().clone(), self.reports.clone());
+        self.readers.spawn(async move {
+            // It fails only where the session is over.
+            reports.send(FromWorker::Log(logs.read(asked).await)).ok();
+        });
     }
 
     fn cancel(&self, execution: &ExecutionId) {

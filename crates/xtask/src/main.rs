@@ -1,5 +1,6 @@
 //! Commands of developers and CI: `cargo xtask NAME`.
 
+mod badnet;
 mod codegen;
 mod conformance;
 mod demo;
@@ -13,6 +14,8 @@ use clap::Parser;
 #[derive(Parser)]
 #[command(name = "cargo xtask")]
 enum Command {
+    /// Put a bad network between a client and a server: latency, a rate, loss, resets, black holes, flaps.
+    Badnet(badnet::Arguments),
     /// Generate the Rust types of the protocols from the `.proto` files of `wire`.
     Codegen {
         /// Write nothing; fail if the checked-in code differs from what would be written.
@@ -33,6 +36,7 @@ enum Command {
 
 fn main() -> anyhow::Result<()> {
     match Command::parse() {
+        Command::Badnet(arguments) => badnet::run(&arguments),
         Command::Codegen { check } => codegen::run(check),
         Command::Conformance(arguments) => conformance::run(&arguments),
         Command::Fuzz(arguments) => fuzz::run(&arguments),

@@ -1,9 +1,9 @@
 //! `mortar status`: what a server is doing, once or again each second. What is told is in `show`.
 
+mod screen;
 mod show;
 
 use crate::{ask::Server, settings::DEFAULT_ADDRESS};
-use console::Term;
 use mortar_wire::introspection::{GetStatusRequest, introspection_client::IntrospectionClient};
 use std::{
     io::{IsTerminal, Write},
@@ -38,6 +38,9 @@ pub async fn run(arguments: Arguments) -> anyhow::Result<()> {
         print!("{first}");
         return Ok(());
     }
+    if std::io::stdout().is_terminal() && !arguments.json {
+        return screen::watch(first, || ask(&server, &arguments)).await;
+    }
     tokio::select! {
         watched = watch(&server, &arguments, first) => watched,
         interrupted = ctrl_c() => Ok(interrupted?),
@@ -54,44 +57,21 @@ async fn ask(server: &Server, arguments: &Arguments) -> anyhow::Result<String> {
     })
 }
 
-/// A server that goes away meanwhile is asked again: it may be restarted.
+/// One below the other. A server that goes away meanwhile is asked again: it may be restarted.
 async fn watch(server: &Server, arguments: &Arguments, first: String) -> anyhow::Result<()> {
-    let in_place = std::io::stdout().is_terminal() && !arguments.json;
     let mut block = first;
     let mut out = std::io::stdout();
     loop {
-        match in_place {
-            true => out.write_all(frame(&block, Term::stdout().size()).as_bytes())?,
-            false => out.write_all(block.as_bytes())?,
-        }
+        out.write_all(block.as_bytes())?;
         out.flush()?;
         time::sleep(AGAIN).await;
         block = match ask(server, arguments).await {
-            Ok(block) if in_place || arguments.json => block,
+            Ok(block) if arguments.json => block,
             Ok(block) => format!("\n{block}"),
-            Err(error) if in_place => format!("{error:#}\n"),
             Err(error) => {
                 eprintln!("{error:#}");
                 String::new()
             }
         };
-    }
-}
-
-/// From the upper left corner on, as much as there is room for, and nothing else below.
-fn frame(block: &str, (rows, columns): (u16, u16)) -> String {
-    let lines = block.lines().take(usize::from(rows).saturating_sub(1));
-    let line = |line: &str| line.chars().take(columns.into()).chain("\x1b[K\n".chars()).collect::<String>();
-    format!("\x1b[H{}\x1b[J", lines.map(line).collect::<String>())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::frame;
-
-    #[test]
-    fn a_frame_holds_what_there_is_room_for() {
-        assert_eq!(frame("abcd\ne\nf\n", (3, 3)), "\x1b[Habc\x1b[K\ne\x1b[K\n\x1b[J");
-        assert_eq!(frame("a\n", (24, 80)), "\x1b[Ha\x1b[K\n\x1b[J");
     }
 }

@@ -1,7 +1,7 @@
 //! What a server does, as tables for people and as JSON for programs.
 
 use crate::{
-    table::table,
+    table::{printable, table},
     units::{approximately, lasting},
 };
 use mortar_wire::{
@@ -50,11 +50,14 @@ fn summary(url: &str, status: &Status) -> String {
             "{some} of those waiting ran when the server was restarted, and their workers may bring them along\n"
         ),
     };
+    let longest = status.waiting.iter().max_by_key(|group| span(group.oldest_wait.as_ref()));
+    let why =
+        longest.map_or_else(String::new, |group| format!("the longest wait: {}\n", printable(&group.reason)));
     let closing = if status.closing { "; it is shutting down" } else { "" };
     let counters = status.counters.unwrap_or_default();
     format!(
-        "{url}, version {}: {} waiting{oldest}, {} running, {workers}{closing}\n\
-         since its start: {} executed, {} joined, {} tried again, {} cancelled, {} failed\n{recalled}",
+        "{url}, version {}\n{} waiting{oldest}, {} running, {workers}{closing}\n\
+         since its start: {} executed, {} joined, {} tried again, {} cancelled, {} failed\n{recalled}{why}",
         status.version,
         status.queued,
         status.running.len(),
@@ -204,9 +207,11 @@ mod tests {
         let told = text("grpc://a:1", &status);
         assert_eq!(
             told,
-            "grpc://a:1, version 1: 5 waiting, 0 running, no worker is connected\n\
+            "grpc://a:1, version 1\n\
+             5 waiting, 0 running, no worker is connected\n\
              since its start: 0 executed, 0 joined, 0 tried again, 0 cancelled, 0 failed\n\
              3 of those waiting ran when the server was restarted, and their workers may bring them along\n\
+             the longest wait: busy\n\
              \n\
              WAITING  OLDEST  NEEDS  PLATFORM  WHY\n\
              2        0 s     -      -         busy\n"

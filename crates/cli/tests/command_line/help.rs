@@ -19,6 +19,7 @@ fn help_is_what_was_reviewed() {
         "operations",
         "operations list",
         "operations cancel",
+        "logs",
         "workers",
         "workers pause",
         "workers resume",
@@ -32,7 +33,16 @@ fn help_is_what_was_reviewed() {
         "image import",
         "image list",
         "image remove",
+        "credential-helper",
+        "credential-helper get",
+        "credential-helper login",
         "bench store",
+        "companion",
+        "companion run",
+        "companion install",
+        "companion status",
+        "companion flush",
+        "companion stop",
     ];
     for subcommand in subcommands.into_iter().chain(["bench"]) {
         let arguments: Vec<_> = subcommand.split_whitespace().chain(["--help"]).collect();
@@ -65,13 +75,16 @@ fn every_subcommand_is_reviewed() {
             "up",
             "server",
             "worker",
+            "companion",
             "bazelrc",
             "status",
             "operations",
+            "logs",
             "workers",
             "purge",
             "store",
             "image",
+            "credential-helper",
             "bench",
             "help"
         ]

@@ -131,10 +131,11 @@ async fn what_runs_what_waits_and_why() {
 
     let text = said(run(here, &["status", &server.grpc()]));
     let begins =
-        format!("{}, version {}: 1 waiting (the oldest for ", server.grpc(), env!("CARGO_PKG_VERSION"));
+        format!("{}, version {}\n1 waiting (the oldest for ", server.grpc(), env!("CARGO_PKG_VERSION"));
     assert!(text.starts_with(&begins), "{text}");
     for needle in [
         " 1 running, 1 worker\n",
+        "\nthe longest wait: it waits for its turn",
         "\nWAITING  OLDEST",
         "it waits for its turn",
         "\nWORKER",

@@ -6,15 +6,23 @@ mod action;
 mod bazelrc;
 mod bench;
 mod care;
+mod companion;
+mod credential_helper;
 mod disk;
+mod endings;
 mod failures;
 mod help;
 mod images;
 mod introspection;
+mod logs;
 mod memory;
+mod places;
 mod precedence;
 mod restarts;
 mod signals;
+#[allow(dead_code)]
+#[path = "../../../companion/tests/companion/upstream.rs"]
+mod upstream;
 mod usage;
 
 use mortar_testkit::process::{self, Finished};

@@ -3,9 +3,9 @@
 
 use crate::{
     LIMIT, MORTAR,
-    action::{execute, marker, upload_nap},
+    action::{Nap, execute, marker, put_all, upload_nap},
 };
-use mortar_model::{Digest, DigestFunction, Outcome};
+use mortar_model::{Context, Digest, DigestFunction, Executor, InputsFollow, Outcome};
 use mortar_remote::{Endpoint, Options, Remote, Retry};
 use mortar_testkit::{
     http,
@@ -128,4 +128,37 @@ async fn a_client_that_leaves_leaves_nothing_running() {
     runs.abort();
     let gone = || Ok((!runs_anywhere(&marker)?).then_some(()));
     wait_until("the end of the action's processes", LIMIT, gone).unwrap();
+}
+
+/// What waits for inputs is in no journal: the client asks again, and the inputs that came before are there.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_waits_for_inputs_outlives_the_server() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut server = Mortar::server(MORTAR, &directory.path().join("server")).unwrap();
+    let _worker = Worker::start(MORTAR, &server.grpc(), &directory.path().join("work"), &[]).unwrap();
+    let (remote, nap) = (client(&server.grpc()), Nap::new(&marker(), 0));
+    let follow = InputsFollow::new("killed", LIMIT).unwrap();
+    let context = Context { inputs_follow: Some(follow), ..Context::internal() };
+    let (asking, request) = (remote.clone(), nap.request());
+    let asked: Asked = tokio::spawn(async move { asking.execute(&context, request, &()).await });
+    wait_for_waiting(&server, 1);
+    let (some, others) = nap.blobs.split_at(2);
+    put_all(&remote, some).await;
+    server.kill().unwrap();
+    server.restart().unwrap();
+    wait_for_waiting(&server, 1);
+    put_all(&remote, others).await;
+    assert_rested(asked).await;
+    wait_for_waiting(&server, 0);
+    assert_eq!(executions(&server, "executed"), 1);
+}
+
+/// How many executions wait for inputs.
+fn wait_for_waiting(server: &Mortar, expected: u64) {
+    let line = format!("mortar_actions_awaiting_inputs {expected}\n");
+    let reached = || {
+        let page = String::from_utf8(http::get(server.address(), "/metrics")?.body)?;
+        Ok(page.contains(&line).then_some(()))
+    };
+    wait_until(&format!("{expected} executions that wait for inputs"), LIMIT, reached).unwrap();
 }

@@ -4,7 +4,7 @@ use mortar_model::{
     ActionResult, Context, Digest, DigestFunction, Error, ExecuteRequest, ExecutionMetadata, Executor,
     InstanceName, Kind, Outcome, OutputFile, Progress, RequestMetadata, Stage, SystemClock, Termination,
 };
-use mortar_remote::{Endpoint, Options, Remote, Retry};
+use mortar_remote::{Endpoint, Inline, Options, Remote, Retry};
 use mortar_services::{
     Operations, Ports,
     listener::{self, Listener},
@@ -110,6 +110,7 @@ async fn start(executor: Option<Arc<dyn Executor>>, directory: &Path) -> String 
         chunks: None,
         executor: executor.clone(),
         lease: None,
+        offers: None,
     };
     let router = mortar_services::router(&ports, executor.map(Operations::new), Default::default());
     let listener = Listener::bind(&"127.0.0.1:0".parse().unwrap()).await.unwrap();
@@ -151,7 +152,8 @@ async fn outcomes_arrive_as_they_were() {
     let context = context.with_instance(InstanceName::parse("main/eu").unwrap());
     let heard = Heard::default();
 
-    let ended = remote.execute(&context, request(SUCCEEDS), &heard).await.unwrap();
+    let inline = Inline { files: vec!["out/a".into()], ..Inline::default() };
+    let ended = remote.execute_inline(&context, request(SUCCEEDS), &inline, &heard).await.unwrap();
     assert_eq!((ended.termination, ended.message), (Termination::Exited, "look here".into()));
     assert_eq!(ended.result, outcome().result);
     assert!(!ended.cached);

@@ -2,8 +2,12 @@
 //! store, an execution through the same, and `mortar bench`, the other client.
 #![allow(clippy::unwrap_used)]
 
+mod ahead;
 mod bench;
 mod executing;
+mod following;
+mod http;
+mod looking_ahead;
 
 use mortar_model::Context;
 use mortar_remote::{Endpoint, Options, Remote, Retry};
@@ -21,6 +25,11 @@ use std::{path::Path, sync::Arc, time::Duration};
 
 /// A server in this process, over a store of its own in `directory`.
 async fn serve(address: &str, directory: &Path) -> String {
+    serve_with(address, directory).await.1
+}
+
+/// The same, with what tests hold on to.
+async fn serve_with(address: &str, directory: &Path) -> (Arc<Server>, String) {
     let settings = Settings {
         leases: LeaseTerms::default(),
         directory: directory.join("data"),
@@ -28,15 +37,15 @@ async fn serve(address: &str, directory: &Path) -> String {
         scheduler: mortar_server::SchedulerConfig::default(),
         queue: None,
     };
-    let server = Server::assemble(settings).unwrap();
+    let server = Arc::new(Server::assemble(settings).unwrap());
     let listener = Listener::bind(&address.parse().unwrap()).await.unwrap();
     let url = listener.url();
-    let router = server.router(&listener);
+    let (router, serving) = (server.router(&listener), server.clone());
     tokio::spawn(async move {
         listener::serve(listener, router, std::future::pending()).await;
-        drop(server);
+        drop(serving);
     });
-    url
+    (server, url)
 }
 
 async fn subject(remote: &Remote) -> Subject {
@@ -75,6 +84,7 @@ async fn the_loopback_conforms_with_compression() {
         chunks: None,
         executor: None,
         lease: Some(Duration::from_secs(3_600)),
+        offers: None,
     };
     let listener = Listener::bind(&"127.0.0.1:0".parse().unwrap()).await.unwrap();
     let url = listener.url();

@@ -10,16 +10,34 @@ mod bazel_faults;
 mod bazel_v2;
 mod casd;
 mod ccache;
+mod companion;
+mod companion_works;
+mod dynamic;
 mod endpoints;
+mod foreign_http_cache;
 mod foreign_server;
 mod full_store;
+mod grpc_log;
+mod http_over_grpc;
 mod image;
 mod kill_under_load;
 mod lost_blobs;
+mod persistent_workers;
+mod random_kills;
 mod repository_rules;
+mod server_logs;
+mod sharing;
+mod test_rules;
+#[allow(dead_code)]
+#[path = "../../../companion/tests/companion/upstream.rs"]
+mod upstream;
 
+use std::time::Duration;
+
+use anyhow::Context;
 use mortar_testkit::bazel::Processes;
 use mortar_testkit::mortar::Mortar;
+use mortar_testkit::process::wait_until;
 
 /// The binary under test.
 const MORTAR: &str = env!("CARGO_BIN_EXE_mortar");
@@ -33,6 +51,17 @@ struct Up {
 fn up() -> anyhow::Result<Up> {
     let dir = tempfile::tempdir()?;
     Ok(Up { mortar: Mortar::up(MORTAR, &dir.path().join("data"))?, _dir: dir })
+}
+
+/// The figures of a server's status page.
+fn figures(server: &Mortar) -> anyhow::Result<serde_json::Value> {
+    Ok(serde_json::from_slice(&mortar_testkit::http::get(server.address(), "/status.json")?.body)?)
+}
+
+/// Waits until the executions of a server are like this.
+fn wait_for(server: &Mortar, what: &str, holds: impl Fn(&serde_json::Value) -> bool) -> anyhow::Result<()> {
+    let reached = || Ok(holds(&figures(server)?["executions"]).then_some(()));
+    wait_until(what, Duration::from_secs(120), reached).with_context(|| format!("{:?}", figures(server)))
 }
 
 #[track_caller]

@@ -2,7 +2,10 @@
 
 use super::Suits;
 use mortar_model::{Context, Error, ExecuteRequest, Executor, Kind, Outcome, Progress, Result};
-use std::sync::Arc;
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering},
+};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 /// An executor on this machine that runs so many actions at a time. Cheap to clone; clones share the slots.
@@ -11,6 +14,7 @@ pub struct Local {
     executor: Arc<dyn Executor>,
     suits: Arc<dyn Suits>,
     slots: Arc<Semaphore>,
+    ran: Arc<AtomicU64>,
 }
 
 /// One of the slots, until it is dropped.
@@ -19,7 +23,12 @@ pub struct Slot(#[expect(dead_code, reason = "it is held")] OwnedSemaphorePermit
 impl Local {
     /// Runs with `executor` what `suits`, `slots` at a time.
     pub fn new(executor: Arc<dyn Executor>, suits: Arc<dyn Suits>, slots: u32) -> Self {
-        Self { executor, suits, slots: Arc::new(Semaphore::new(slots as usize)) }
+        Self { executor, suits, slots: Arc::new(Semaphore::new(slots as usize)), ran: Arc::default() }
+    }
+
+    /// How many actions have run here to their end.
+    pub fn ran(&self) -> u64 {
+        self.ran.load(Ordering::Relaxed)
     }
 
     /// A slot for an action that can run here, if one is free now.
@@ -62,6 +71,7 @@ impl Local {
     ) -> Result<Outcome> {
         let outcome = self.executor.execute(context, request, progress).await;
         drop(slot);
+        self.ran.fetch_add(u64::from(outcome.is_ok()), Ordering::Relaxed);
         outcome
     }
 }

@@ -2,10 +2,10 @@
 
 use crate::fake::{Fake, Fault, context, digest};
 use mortar_model::{
-    ActionResult, Error, ExecuteRequest, ExecutionMetadata, Executor, Kind, Outcome, Progress, Stage,
-    Termination,
+    ActionResult, Context, Error, ExecuteRequest, ExecutionMetadata, Executor, InputsFollow, Kind, Outcome,
+    OutputFile, Progress, Stage, Termination,
 };
-use mortar_remote::Remote;
+use mortar_remote::{Inline, Remote};
 use mortar_wire::{
     execute_response,
     longrunning::{Operation, operation},
@@ -130,4 +130,47 @@ async fn a_command_that_timed_out_has_its_result() {
     let (outcome, _) = execute(&fake.serve().await).await;
     let outcome = outcome.unwrap();
     assert_eq!((outcome.result.exit_code, outcome.termination), (137, Termination::TimedOut { limit }));
+}
+
+#[tokio::test]
+async fn only_a_server_that_waits_for_inputs_is_told_that_they_follow() {
+    for (offered, told) in [(Some(9_000), Some("a-session;750".to_owned())), (None, None)] {
+        let fake = Fake::default();
+        fake.0.lock().inputs_follow = offered;
+        fake.fail("Execute", (0..2).map(|_| Fault::Play(vec![done("op/1", &outcome(0))], None)));
+        let remote = fake.serve().await;
+        assert_eq!(remote.takes_inputs_later(&context()).await.unwrap(), offered.is_some());
+        let capabilities = remote.capabilities(&context()).await.unwrap();
+        assert_eq!(capabilities.inputs_follow, offered.map(Duration::from_millis));
+        let follow = InputsFollow::new("a-session", Duration::from_millis(750)).unwrap();
+        let request =
+            || ExecuteRequest { action_digest: digest(b"action"), skip_cache_lookup: false, priority: 0 };
+        let context = Context { inputs_follow: Some(follow), ..context() };
+        remote.execute(&context, request(), &()).await.unwrap();
+        remote.execute(&crate::fake::context(), request(), &()).await.unwrap();
+        assert_eq!(fake.0.lock().followed, [told, None]);
+    }
+}
+
+#[tokio::test]
+async fn contents_are_asked_for_and_come_along() {
+    let fake = Fake::default();
+    let file = OutputFile {
+        path: "out".into(),
+        digest: digest(b"text"),
+        is_executable: false,
+        contents: "text".into(),
+        properties: None,
+    };
+    let made = Ok(Outcome {
+        result: ActionResult { files: vec![file], stdout_raw: "said".into(), ..Default::default() },
+        ..outcome(0).unwrap()
+    });
+    fake.fail("Execute", [Fault::Play(vec![done("op/1", &made)], None)]);
+    let remote = fake.serve().await;
+    let inline = Inline { stdout: true, stderr: false, files: vec!["out".into()] };
+    let request = ExecuteRequest { action_digest: digest(b"action"), skip_cache_lookup: false, priority: 0 };
+    let result = remote.execute_inline(&context(), request, &inline, &()).await.unwrap().result;
+    assert_eq!((&result.files[0].contents[..], &result.stdout_raw[..]), (&b"text"[..], &b"said"[..]));
+    assert_eq!(fake.0.lock().inline, [(true, false, vec!["out".to_owned()])]);
 }

@@ -64,6 +64,12 @@ pub struct State {
     pub zstd_committed: Option<i64>,
     /// It promises a lease of so many seconds.
     pub lease: Option<u64>,
+    /// It waits so many milliseconds for inputs that follow.
+    pub inputs_follow: Option<u64>,
+    /// What Execute said of inputs that follow.
+    pub followed: Vec<Option<String>>,
+    /// What Execute asked to be brought along.
+    pub inline: Vec<(bool, bool, Vec<String>)>,
     pub metadata: Option<mortar_model::RequestMetadata>,
 }
 
@@ -180,6 +186,9 @@ impl Capabilities for Fake {
         if let Some(lease) = state.lease {
             answer.metadata_mut().insert("mortar-lease-seconds", lease.into());
         }
+        if let Some(longest) = state.inputs_follow {
+            answer.metadata_mut().insert("mortar-inputs-follow", longest.into());
+        }
         Ok(answer)
     }
 }
@@ -291,7 +300,15 @@ impl Fake {
 
 #[tonic::async_trait]
 impl Execution for Fake {
-    async fn execute(&self, _: Request<reapi::ExecuteRequest>) -> Result<Response<Operations>, Status> {
+    async fn execute(&self, request: Request<reapi::ExecuteRequest>) -> Result<Response<Operations>, Status> {
+        let followed = request.metadata().get("mortar-inputs-follow");
+        let followed = followed.map(|value| value.to_str().unwrap().to_owned());
+        let asked = request.into_inner();
+        let inline = (asked.inline_stdout, asked.inline_stderr, asked.inline_output_files);
+        let mut state = self.0.lock();
+        state.followed.push(followed);
+        state.inline.push(inline);
+        drop(state);
         self.play("Execute", "")
     }
 

@@ -5,9 +5,12 @@
 #![allow(clippy::unwrap_used)]
 
 mod batches;
+mod breaking;
 mod compressing;
+mod credentials;
 mod executing;
 mod fake;
+mod http;
 mod reaching;
 mod reading;
 mod writing;

@@ -71,3 +71,22 @@ async fn a_socket_file_will_do() {
     remote.write_bytes(&context(), digest, bytes.clone()).await.unwrap();
     assert!(remote.read_all(&context(), digest, 1 << 20).await.unwrap() == bytes);
 }
+
+/// The relay cuts every connection after a while; what is on its way goes on where it was, both ways.
+#[tokio::test]
+async fn large_blobs_come_through_a_network_that_cuts_connections() {
+    use mortar_testkit::network::{Link, Relay};
+    let fake = Fake::default();
+    let server = fake.serve().await.endpoint().to_string();
+    let link = Link { latency: Duration::from_millis(2), cut_after: Some(1 << 20), ..Link::default() };
+    let relay = Relay::start(server.trim_start_matches("grpc://"), link).unwrap();
+    let options = Options { chunk: 64 << 10, idle_timeout: Duration::from_secs(60), ..options() };
+    let remote = Endpoint::connect(&format!("grpc://{}", relay.address()), options).unwrap();
+    let (digest, bytes) = content(5 << 20);
+    fake.keep(digest, bytes.clone());
+    let blob = remote.read(&context(), digest, Range::ALL).await.unwrap();
+    assert!(blob.into_bytes().await.unwrap() == bytes);
+    let counts = relay.counts();
+    assert!(counts.cuts >= 4, "{counts}");
+    assert!(counts.bytes_down < 7 << 20, "hardly anything is sent twice: {counts}");
+}

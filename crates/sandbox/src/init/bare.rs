@@ -30,6 +30,7 @@ pub fn run(plan: &Plan, control: &Control) -> Result<Exit, Failure> {
     let (stdout, stderr) = (open(spec::STDOUT)?, open(spec::STDERR)?);
     let exec = plan.spec.directory.join(spec::EXEC);
     let (command, told) = (process::Command::new(plan, &exec)?, Told::default());
+    command.announce(control.socket.as_fd());
     let (start, mut output) = (Instant::now(), Watch::new(plan));
     let logs = [stdout.as_fd(), stderr.as_fd()];
     let child =

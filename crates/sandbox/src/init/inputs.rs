@@ -5,10 +5,14 @@
 //! nor renamed, and a link cannot lead from one mount to another, so what is covered stays as it is, contents and mode,
 //! whoever owns it. Symbolic links are no mount points: they are private to the run, and may be replaced in it.
 
-use super::{Failure, Step, mounts};
+use super::{
+    Failure, Step,
+    mounts::{self, View},
+};
 use crate::spec;
 use nix::mount::MsFlags;
 use std::{
+    cell::OnceCell,
     collections::BTreeSet,
     fs, io,
     path::{Path, PathBuf},
@@ -40,9 +44,63 @@ fn escaped(path: &str) -> String {
     path.chars().flat_map(|c| (!plain(c)).then_some('\\').into_iter().chain([c])).collect()
 }
 
-/// Opens `writable` (paths in the staged root) in `exec`, which is a read-only view of the staged root by now. `aside`
-/// is another one: a bind takes the flags of the mount that it comes from, so with it each cover is one call.
-pub fn open(writable: &[PathBuf], exec: &Path, aside: &Path) -> Result<(), Failure> {
+/// Where the view of the staged root is put together, and is read-only as a whole at first.
+#[derive(Debug)]
+pub enum Place<'a> {
+    /// Mounted, and so is another view of the same, which stays as it is.
+    Mounted {
+        /// The view.
+        exec: &'a Path,
+        /// The other.
+        aside: &'a Path,
+    },
+    /// Mounted nowhere.
+    Nowhere {
+        /// The view.
+        exec: &'a View,
+        /// Another that stays as it is. Most runs need none, for whom it is not made.
+        aside: OnceCell<View>,
+    },
+}
+
+impl Place<'_> {
+    fn at(&self, path: &Path) -> PathBuf {
+        match self {
+            Self::Mounted { exec, .. } => exec.join(path),
+            Self::Nowhere { exec, .. } => exec.path().join(path),
+        }
+    }
+
+    /// The same in a view that is all read-only: a bind takes the flags of the mount that it comes from, so with it each cover
+    /// is one call.
+    fn aside(&self, path: &Path) -> Result<PathBuf, Failure> {
+        let aside = match self {
+            Self::Mounted { aside, .. } => return Ok(aside.join(path)),
+            Self::Nowhere { aside, .. } => aside,
+        };
+        if let Some(view) = aside.get() {
+            return Ok(view.path().join(path));
+        }
+        let view = View::of(Path::new(spec::EXEC))?;
+        view.seal()?;
+        Ok(aside.get_or_init(|| view).path().join(path))
+    }
+
+    fn open(&self, path: &Path) -> Result<(), Failure> {
+        match self {
+            // What were mounted on the root of a view would not be found by the way through the view.
+            Self::Nowhere { exec, .. } if path == Path::new("") => exec.unseal(),
+            _ => {
+                let view = View::of(&Path::new(spec::EXEC).join(path))?;
+                view.tame()?;
+                view.put(&self.at(path))
+            }
+        }
+    }
+}
+
+/// Opens `writable` (paths in the staged root) there.
+pub fn open(writable: &[PathBuf], place: &Place) -> Result<(), Failure> {
     if writable.is_empty() {
         return Ok(());
     }
@@ -54,17 +112,14 @@ pub fn open(writable: &[PathBuf], exec: &Path, aside: &Path) -> Result<(), Failu
             continue;
         }
         refuse_links(path)?;
-        let target = exec.join(path);
-        mounts::bind(&Path::new(spec::EXEC).join(path), &target)?;
-        mounts::tame(&target)?;
-        cover(path, &Cover { exec, aside, writable: &writable }, &mut opened)?;
+        place.open(path)?;
+        cover(path, &Cover { place, writable: &writable }, &mut opened)?;
     }
     Ok(())
 }
 
 struct Cover<'a> {
-    exec: &'a Path,
-    aside: &'a Path,
+    place: &'a Place<'a>,
     writable: &'a BTreeSet<&'a Path>,
 }
 
@@ -87,7 +142,7 @@ fn cover<'a>(path: &Path, with: &Cover<'a>, opened: &mut BTreeSet<&'a Path>) -> 
         }
         let kind = entry.file_type().step(|| format!("look at `{}`", inside.display()))?;
         if !kind.is_symlink() {
-            mounts::bind(&with.aside.join(&inside), &with.exec.join(&inside))?;
+            mounts::bind(&with.place.aside(&inside)?, &with.place.at(&inside))?;
         }
     }
     Ok(())

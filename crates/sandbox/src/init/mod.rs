@@ -6,6 +6,7 @@
 
 mod bare;
 mod inputs;
+mod ipc;
 pub mod message;
 mod mounts;
 mod namespaces;
@@ -15,6 +16,7 @@ mod outside;
 mod pid1;
 mod process;
 mod root;
+mod scratch;
 mod seccomp;
 mod serve;
 mod sharing;

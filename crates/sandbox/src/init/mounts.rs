@@ -44,6 +44,17 @@ impl View {
             .step(|| "seal a view".into())
     }
 
+    /// Makes it free of devices and set-uid, but writable. To be done before it is put anywhere: in a tree that is not mounted
+    /// itself, the kernel changes no mount but the root.
+    pub fn tame(&self) -> Result<(), Failure> {
+        set(self.0.as_raw_fd(), EMPTY, NOSUID | NODEV, libc::AT_EMPTY_PATH).step(|| "restrict a view".into())
+    }
+
+    /// Makes its root writable again, but nothing that is mounted below it.
+    pub fn unseal(&self) -> Result<(), Failure> {
+        change(self.0.as_raw_fd(), EMPTY, (0, RDONLY), libc::AT_EMPTY_PATH).step(|| "open a view".into())
+    }
+
     /// Puts it at `target`. It stays what this names: its path then leads to where it is.
     pub fn put(&self, target: &Path) -> Result<(), Failure> {
         const FROM_EMPTY_PATH: u32 = 4;
@@ -109,9 +120,9 @@ pub fn seal(target: &Path) -> Result<(), Failure> {
         .step(|| format!("seal `{}`", target.display()))
 }
 
-/// Makes a mount free of devices and set-uid, but writable.
-pub fn tame(target: &Path) -> Result<(), Failure> {
-    set_at(target, NOSUID | NODEV, 0).step(|| format!("restrict `{}`", target.display()))
+/// Makes a mount of devices read-only.
+pub fn fix(target: &Path) -> Result<(), Failure> {
+    set_at(target, RDONLY, 0).step(|| format!("seal `{}`", target.display()))
 }
 
 /// Takes a mount away, at the latest when it is no longer used.
@@ -132,7 +143,16 @@ fn set_at(target: &Path, attributes: u64, flags: libc::c_int) -> io::Result<()> 
 }
 
 fn set(directory: libc::c_int, path: &CStr, attributes: u64, flags: libc::c_int) -> io::Result<()> {
-    let attributes = libc::mount_attr { attr_set: attributes, attr_clr: 0, propagation: 0, userns_fd: 0 };
+    change(directory, path, (attributes, 0), flags)
+}
+
+fn change(
+    directory: libc::c_int,
+    path: &CStr,
+    (set, clear): (u64, u64),
+    flags: libc::c_int,
+) -> io::Result<()> {
+    let attributes = libc::mount_attr { attr_set: set, attr_clr: clear, propagation: 0, userns_fd: 0 };
     // SAFETY: the path is NUL-terminated and the structure of the size that is told; both outlive the call.
     check(unsafe {
         libc::syscall(

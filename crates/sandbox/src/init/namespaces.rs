@@ -12,9 +12,8 @@ use std::{
 /// Uid and gid of the command, as it sees them.
 pub const INSIDE: u32 = 1000;
 
-/// Every namespace that is made for a run alone.
-pub const ALL: c_int =
-    libc::CLONE_NEWUSER | libc::CLONE_NEWNS | libc::CLONE_NEWPID | libc::CLONE_NEWIPC | libc::CLONE_NEWUTS;
+/// Every namespace that is made for a run alone, whatever the last one did.
+pub const EACH_TIME: c_int = libc::CLONE_NEWUSER | libc::CLONE_NEWNS | libc::CLONE_NEWPID;
 
 /// What to try, to learn which one is refused: each together with the user namespace that permits it.
 pub const EACH: [(Layer, c_int); 6] = [

@@ -24,7 +24,7 @@ impl<'a> Watch<'a> {
     /// Begins with the run.
     pub fn new(plan: &'a Plan) -> Self {
         let (started, next) = (SystemTime::now(), Instant::now() + SELDOMEST);
-        Self { plan, most: plan.limits.output, started, next }
+        Self { plan, most: plan.limits.output.filter(|_| !plan.spec.converses), started, next }
     }
 
     /// How long until it is time to look; never, where there is no limit.

@@ -13,10 +13,9 @@ use rustix::{
     process::{
         DumpableBehavior, Signal, WaitOptions, set_dumpable_behavior, set_parent_process_death_signal, wait,
     },
-    system::sethostname,
     thread::set_no_new_privs,
 };
-use std::{cell::RefCell, ffi::CStr, io, os::fd::AsFd};
+use std::{cell::RefCell, io, os::fd::AsFd};
 
 /// All that it is to do.
 #[derive(Debug)]
@@ -27,29 +26,20 @@ pub struct Pid1<'a> {
     pub rehearsal: bool,
     /// What to mount.
     pub views: &'a Views,
-    /// Options of `/tmp`.
-    pub scratch: &'a CStr,
     /// Where to tell how it went.
     pub told: &'a Told,
     /// For the command's first steps.
     pub stack: RefCell<Stack>,
 }
 
-const OWN_STEPS: [&str; 6] = [
-    "set the host name",
-    "hide from the command",
-    "open the logs",
-    "start the command",
-    "wait for the command",
-    seccomp::STEP,
-];
-const HOST_NAME: u32 = 1;
-const HIDE: u32 = 2;
-const OPEN: u32 = 3;
-const START: u32 = 4;
-const WAIT: u32 = 5;
-const FILTER: u32 = 6;
-const ROOT: u32 = 7;
+const OWN_STEPS: [&str; 5] =
+    ["hide from the command", "open the logs", "start the command", "wait for the command", seccomp::STEP];
+const HIDE: u32 = 1;
+const OPEN: u32 = 2;
+const START: u32 = 3;
+const WAIT: u32 = 4;
+const FILTER: u32 = 5;
+const ROOT: u32 = 6;
 
 /// The name of a step that failed.
 pub fn step(number: u32) -> &'static str {
@@ -68,8 +58,7 @@ impl Pid1<'_> {
     }
 
     fn live(&self) -> Result<(), (u32, Errno)> {
-        sethostname(b"mortar").map_err(|errno| (HOST_NAME, errno))?;
-        root::complete(self.views, self.scratch).map_err(|(step, errno)| (ROOT + step as u32, errno))?;
+        root::complete(self.views).map_err(|(step, errno)| (ROOT + step as u32, errno))?;
         // Neither our memory nor our descriptors are the command's business, even where it has our uid.
         set_dumpable_behavior(DumpableBehavior::NotDumpable).map_err(|errno| (HIDE, errno))?;
         if self.rehearsal {

@@ -6,13 +6,14 @@ use super::{
     seccomp::Filter,
     sharing::{self, FirstSteps, Stack, Told},
 };
-use crate::Isolation;
+use crate::{Isolation, spec};
 use nix::{
+    poll::{PollFd, PollFlags, PollTimeout, poll},
     sys::signal::{SaFlags, SigAction, SigHandler, SigSet, SigmaskHow, Signal, sigaction, sigprocmask},
     unistd::Pid,
 };
 use rustix::{
-    fs::{Access, FileType, Mode, OFlags, access, open, stat},
+    fs::{Access, FileType, Mode, OFlags, access, fcntl_setfl, open, stat},
     io::Errno,
     process::{Resource, Rlimit, chdir, getrlimit, setrlimit, setsid},
     stdio::{dup2_stderr, dup2_stdin, dup2_stdout},
@@ -23,9 +24,14 @@ use rustix::{
 };
 use std::{
     ffi::{CStr, CString},
-    fs, io,
-    os::{fd::BorrowedFd, unix::ffi::OsStrExt},
+    fs::{self, File},
+    io,
+    os::{
+        fd::{AsFd, BorrowedFd},
+        unix::ffi::OsStrExt,
+    },
     path::Path,
+    sync::OnceLock,
 };
 
 /// Where programs are looked for when the environment has no `PATH`.
@@ -41,6 +47,8 @@ pub struct Command {
     arguments: Strings,
     environment: Strings,
     directory: CString,
+    /// Standard input, where that is not empty.
+    input: Option<File>,
     /// What it becomes where it is not that yet.
     identity: Option<u32>,
     /// What each of its processes may use.
@@ -74,6 +82,7 @@ impl Command {
                 arguments: Strings::new(spec.arguments.iter().cloned())?,
                 environment: Strings::new(environment)?,
                 directory: CString::new(exec.join(&spec.working_directory).as_os_str().as_bytes())?,
+                input: spec.converses.then(input).transpose()?,
                 identity: plan.owner.map(|_| namespaces::INSIDE),
                 limits: limits(plan),
                 restrictions: (plan.isolation == Isolation::Namespaces).then(Restrictions::new),
@@ -83,9 +92,25 @@ impl Command {
     }
 }
 
+impl Command {
+    /// Tells the caller of a command that converses that its inputs are covered, and waits for it to say that others are
+    /// there; or for anything on the socket, since that ends the run.
+    pub fn announce(&self, socket: BorrowedFd<'_>) {
+        let Some(input) = &self.input else { return };
+        let pipe = open(spec::STDOUT, OFlags::WRONLY | OFlags::NONBLOCK | OFlags::CLOEXEC, Mode::empty());
+        // It can only fail where the caller is gone.
+        pipe.and_then(|pipe| rustix::io::write(pipe, b"\n")).ok();
+        let mut fds = [input.as_fd(), socket].map(|fd| PollFd::new(fd, PollFlags::POLLIN));
+        while poll(&mut fds, PollTimeout::NONE) == Err(nix::errno::Errno::EINTR) {}
+        if fds[0].any() == Some(true) {
+            rustix::io::read(input, &mut [0]).ok();
+        }
+    }
+}
+
 impl Restrictions {
     fn new() -> Self {
-        Self { last_capability: last_capability(), filter: Filter::new() }
+        Self { last_capability: last_capability(), filter: Filter::last() }
     }
 }
 
@@ -122,6 +147,14 @@ fn limits(plan: &Plan) -> Vec<(Resource, u64)> {
     asked.into_iter().filter_map(|(resource, most)| Some((resource, most?))).collect()
 }
 
+/// The pipe that the command reads, which lies in the working directory: the run's own. To wait until somebody writes
+/// would be for ever where the caller has died.
+fn input() -> io::Result<File> {
+    let pipe = open(spec::STDIN, OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC, Mode::empty())?;
+    fcntl_setfl(&pipe, OFlags::empty())?;
+    Ok(pipe.into())
+}
+
 fn candidates(plan: &Plan) -> Box<dyn Iterator<Item = String> + '_> {
     let programme = programme(plan);
     if programme.contains('/') {
@@ -143,9 +176,12 @@ fn path(plan: &Plan) -> &str {
 }
 
 fn last_capability() -> u32 {
-    // Every kernel knows up to 40 that has what else the sandbox needs.
-    let told = fs::read_to_string("/proc/sys/kernel/cap_last_cap").ok();
-    told.and_then(|text| text.trim().parse().ok()).unwrap_or(40)
+    static LAST: OnceLock<u32> = OnceLock::new();
+    *LAST.get_or_init(|| {
+        // Every kernel knows up to 40 that has what else the sandbox needs.
+        let told = fs::read_to_string("/proc/sys/kernel/cap_last_cap").ok();
+        told.and_then(|text| text.trim().parse().ok()).unwrap_or(40)
+    })
 }
 
 /// What the log says of a command that could not be started.
@@ -202,8 +238,10 @@ impl Child<'_> {
     fn prepare(&self) -> Result<(), Errno> {
         setsid()?;
         offer_to_die();
-        let null = open(c"/dev/null", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
-        dup2_stdin(&null)?;
+        match &self.command.input {
+            Some(input) => dup2_stdin(input)?,
+            None => dup2_stdin(open(c"/dev/null", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?)?,
+        }
         dup2_stdout(self.logs[0])?;
         dup2_stderr(self.logs[1])?;
         for (resource, most) in &self.command.limits {

@@ -1,5 +1,6 @@
-//! What the root holds for one run alone: its staged root, its logs, and an empty `/tmp` and its like. All of it is made
-//! ready in the helper, since the process that mounts it shares its memory (`sharing.rs`).
+//! What the root holds for one run alone: its processes, its staged root and its logs. What it finds besides that others
+//! could have had before is `scratch.rs`'s. The views are made ready in the helper, since the process that mounts them
+//! shares its memory (`sharing.rs`).
 
 use super::views::Views;
 use rustix::{
@@ -7,62 +8,17 @@ use rustix::{
     io::Errno,
     mount::{MountFlags, MoveMountFlags, mount, move_mount},
 };
-use std::ffi::{CStr, CString};
 
 /// The steps of [`complete`], for its failures.
-pub const STEPS: [&str; 5] =
-    ["mount `/proc`", "mount `/tmp`", "mount `/dev/shm`", "mount `/dev/pts`", "mount the staged root"];
-
-struct Fresh {
-    kind: &'static CStr,
-    target: &'static CStr,
-    flags: MountFlags,
-    options: Options,
-}
-
-enum Options {
-    Fixed(&'static CStr),
-    Scratch,
-}
-
-/// Options of the file systems in memory, for so many bytes in each.
-pub fn scratch_options(most: Option<u64>) -> CString {
-    let size = most.map_or(String::new(), |most| format!(",size={}", most.max(1)));
-    CString::new(format!("mode=1777{size}")).expect("numbers hold no NUL")
-}
-
-const PRIVATE: MountFlags = MountFlags::NOSUID.union(MountFlags::NODEV);
-const TERMINALS: MountFlags = MountFlags::NOSUID.union(MountFlags::NOEXEC);
-
-const FRESH: [Fresh; 4] = [
-    Fresh {
-        kind: c"proc",
-        target: c"/proc",
-        flags: PRIVATE.union(MountFlags::NOEXEC),
-        options: Options::Fixed(c""),
-    },
-    Fresh { kind: c"tmpfs", target: c"/tmp", flags: PRIVATE, options: Options::Scratch },
-    Fresh { kind: c"tmpfs", target: c"/dev/shm", flags: PRIVATE, options: Options::Scratch },
-    Fresh {
-        kind: c"devpts",
-        target: c"/dev/pts",
-        flags: TERMINALS,
-        options: Options::Fixed(c"newinstance,ptmxmode=0666,mode=620"),
-    },
-];
+pub const STEPS: [&str; 2] = ["mount `/proc`", "mount the staged root"];
 
 /// Completes the copy of the common root that this process has for itself. Tells the step that failed, counted from 0.
-pub fn complete(views: &Views, scratch: &CStr) -> Result<(), (usize, Errno)> {
-    for (step, Fresh { kind, target, flags, options }) in FRESH.iter().enumerate() {
-        let options = match options {
-            Options::Fixed(options) => options,
-            Options::Scratch => scratch,
-        };
-        mount(*kind, *target, *kind, *flags, options).map_err(|errno| (step, errno))?;
-    }
+pub fn complete(views: &Views) -> Result<(), (usize, Errno)> {
+    let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
+    mount(c"proc", c"/proc", c"proc", flags, c"").map_err(|errno| (0, errno))?;
     for (view, target) in views.all() {
         move_mount(view, c"", CWD, target, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)
-            .map_err(|errno| (FRESH.len(), errno))?;
+            .map_err(|errno| (1, errno))?;
     }
     Ok(())
 }

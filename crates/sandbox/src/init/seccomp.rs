@@ -1,7 +1,11 @@
 //! Which system calls a command may make: all but those that serve to leave a sandbox, to reconfigure the machine, or
 //! to reach parts of the kernel that programs of builds have no use for and attackers have.
 //!
-//! The kernel runs this filter once for every call there is when it is installed, so it is a search tree: in a list, that
+//! It takes effect in two parts, since to install a filter costs by its length: what the helper has no use for either is
+//! refused to the helper itself, once, and passes on to all that it starts; the little that it needs to set a run up is
+//! refused to each command. A call is refused if either part does so.
+//!
+//! The kernel runs a filter once for every call there is when it is installed, so it is a search tree: in a list, that
 //! alone would take longer than starting a process. `ptrace` is permitted: it reaches only processes of the same run, and
 //! sanitizers need it.
 
@@ -16,7 +20,7 @@ const ARCHITECTURE: u32 = 0xc000_003e;
 #[cfg(target_arch = "aarch64")]
 const ARCHITECTURE: u32 = 0xc000_00b7;
 
-/// Refused with `EPERM`.
+/// Refused with `EPERM`, to the helper too.
 const REFUSED: &[c_long] = &[
     libc::SYS_acct,
     libc::SYS_add_key,
@@ -26,9 +30,6 @@ const REFUSED: &[c_long] = &[
     libc::SYS_delete_module,
     libc::SYS_fanotify_init,
     libc::SYS_finit_module,
-    libc::SYS_fsconfig,
-    libc::SYS_fsmount,
-    libc::SYS_fsopen,
     libc::SYS_fspick,
     libc::SYS_init_module,
     libc::SYS_io_uring_enter,
@@ -41,27 +42,34 @@ const REFUSED: &[c_long] = &[
     libc::SYS_kexec_file_load,
     libc::SYS_kexec_load,
     libc::SYS_keyctl,
-    libc::SYS_mount,
-    libc::SYS_mount_setattr,
-    libc::SYS_move_mount,
     libc::SYS_open_by_handle_at,
-    libc::SYS_open_tree,
     libc::SYS_perf_event_open,
-    libc::SYS_pivot_root,
     libc::SYS_quotactl,
     libc::SYS_quotactl_fd,
     libc::SYS_reboot,
     libc::SYS_request_key,
     libc::SYS_setdomainname,
-    libc::SYS_sethostname,
-    libc::SYS_setns,
     libc::SYS_settimeofday,
     libc::SYS_swapoff,
     libc::SYS_swapon,
     libc::SYS_syslog,
-    libc::SYS_umount2,
     libc::SYS_userfaultfd,
     libc::SYS_vhangup,
+];
+
+/// Refused with `EPERM` to commands: the helper sets runs up by these.
+const REFUSED_TO_COMMANDS: &[c_long] = &[
+    libc::SYS_fsconfig,
+    libc::SYS_fsmount,
+    libc::SYS_fsopen,
+    libc::SYS_mount,
+    libc::SYS_mount_setattr,
+    libc::SYS_move_mount,
+    libc::SYS_open_tree,
+    libc::SYS_pivot_root,
+    libc::SYS_sethostname,
+    libc::SYS_setns,
+    libc::SYS_umount2,
 ];
 
 const NAMESPACES: u32 = (libc::CLONE_NEWNS
@@ -89,18 +97,15 @@ const ALLOW: sock_filter = give(libc::SECCOMP_RET_ALLOW);
 #[derive(Debug)]
 pub struct Filter(Vec<sock_filter>);
 
+/// What is done about a call, by its number.
+type Rule = (u32, Vec<sock_filter>);
+
 impl Filter {
-    /// Makes it.
-    pub fn new() -> Self {
-        let mut rules: Vec<(u32, Vec<sock_filter>)> =
-            REFUSED.iter().map(|call| (*call as u32, vec![refuse(libc::EPERM)])).collect();
-        // Its flags lie in memory, where a filter cannot look; libraries use `clone` then.
-        rules.push((libc::SYS_clone3 as u32, vec![refuse(libc::ENOSYS)]));
-        rules.push((libc::SYS_clone as u32, without_bits(NAMESPACES)));
-        rules.push((libc::SYS_unshare as u32, without_bits(NAMESPACES | NEW_TIME)));
+    /// The part for the helper and all that comes of it.
+    pub fn standing() -> Self {
+        let mut rules = refusals(REFUSED);
         rules.push((libc::SYS_socket as u32, families()));
         rules.push((libc::SYS_ioctl as u32, without_value(1, libc::TIOCSTI as u32)));
-        rules.sort_by_key(|(call, _)| *call);
         // Programs of other architectures would number their calls otherwise.
         let mut filter = vec![
             load(offset_of!(libc::seccomp_data, arch)),
@@ -110,11 +115,24 @@ impl Filter {
         filter.push(load(offset_of!(libc::seccomp_data, nr)));
         // Those of x32, which are x86-64's with this bit.
         filter.extend([jump(AT_LEAST, 0x4000_0000, 0, 1), refuse(libc::ENOSYS)]);
-        filter.extend(tree(&rules));
+        filter.extend(search(rules));
         Self(filter)
     }
 
-    /// Installs it for this process and its children, for good. The process can gain no privileges by now. Neither allocates
+    /// The part for commands, where the other is in force: calls of other architectures do not get past that one.
+    pub fn last() -> Self {
+        let mut rules = refusals(REFUSED_TO_COMMANDS);
+        // Its flags lie in memory, where a filter cannot look; libraries use `clone` then.
+        rules.push((libc::SYS_clone3 as u32, vec![refuse(libc::ENOSYS)]));
+        rules.push((libc::SYS_clone as u32, without_bits(NAMESPACES)));
+        rules.push((libc::SYS_unshare as u32, without_bits(NAMESPACES | NEW_TIME)));
+        let mut filter = vec![load(offset_of!(libc::seccomp_data, nr))];
+        filter.extend(search(rules));
+        Self(filter)
+    }
+
+    /// Installs it for this process and its children, for good. The process can gain no privileges by now, or has all there
+    /// are in its user namespace. Neither allocates
     /// nor, unless it fails, leaves a trace in memory.
     pub fn install(&self) -> io::Result<()> {
         const SET_FILTER: libc::c_uint = 1;
@@ -127,8 +145,17 @@ impl Filter {
     }
 }
 
+fn refusals(calls: &[c_long]) -> Vec<Rule> {
+    calls.iter().map(|call| (*call as u32, vec![refuse(libc::EPERM)])).collect()
+}
+
+fn search(mut rules: Vec<Rule>) -> Vec<sock_filter> {
+    rules.sort_by_key(|(call, _)| *call);
+    tree(&rules)
+}
+
 /// Finds the rule of a call among these, by halves.
-fn tree(rules: &[(u32, Vec<sock_filter>)]) -> Vec<sock_filter> {
+fn tree(rules: &[Rule]) -> Vec<sock_filter> {
     match rules {
         [] => vec![ALLOW],
         [(call, rule)] => {
@@ -195,8 +222,17 @@ const fn refuse(errno: libc::c_int) -> sock_filter {
 mod tests {
     use super::*;
 
-    /// What the filter answers to a call, as the kernel would run it.
-    fn answer(filter: &Filter, nr: u32, arch: u32, arguments: [u32; 2]) -> u32 {
+    /// What both parts answer to a call: the kernel takes the stricter one, and refusals have the smaller numbers.
+    fn answer(nr: u32, arch: u32, arguments: [u32; 2]) -> u32 {
+        [Filter::standing(), Filter::last()]
+            .map(|filter| run(&filter, nr, arch, arguments))
+            .into_iter()
+            .min()
+            .unwrap()
+    }
+
+    /// What a filter answers, as the kernel would run it.
+    fn run(filter: &Filter, nr: u32, arch: u32, arguments: [u32; 2]) -> u32 {
         let (mut at, mut value) = (0, 0);
         loop {
             let code = filter.0[at];
@@ -223,25 +259,34 @@ mod tests {
 
     #[test]
     fn each_call_gets_its_own_answer() {
-        let filter = Filter::new();
         let eperm = libc::SECCOMP_RET_ERRNO | libc::EPERM as u32;
         let special =
             [libc::SYS_clone, libc::SYS_clone3, libc::SYS_unshare, libc::SYS_socket, libc::SYS_ioctl];
         for call in 0..600 {
-            let expected = if REFUSED.contains(&call) { eperm } else { libc::SECCOMP_RET_ALLOW };
+            let refused = REFUSED.contains(&call) || REFUSED_TO_COMMANDS.contains(&call);
+            let expected = if refused { eperm } else { libc::SECCOMP_RET_ALLOW };
             if !special.contains(&call) {
-                assert_eq!(answer(&filter, call as u32, ARCHITECTURE, [0, 0]), expected, "{call}");
+                assert_eq!(answer(call as u32, ARCHITECTURE, [0, 0]), expected, "{call}");
             }
         }
     }
 
     #[test]
+    fn the_helper_may_set_runs_up_and_nothing_else() {
+        let standing = Filter::standing();
+        for call in REFUSED_TO_COMMANDS.iter().chain(&[libc::SYS_clone, libc::SYS_clone3, libc::SYS_unshare])
+        {
+            let flags = [NAMESPACES | NEW_TIME, 0];
+            assert_eq!(run(&standing, *call as u32, ARCHITECTURE, flags), libc::SECCOMP_RET_ALLOW, "{call}");
+        }
+    }
+
+    #[test]
     fn arguments_and_architectures_count() {
-        let filter = Filter::new();
         let errno = |errno: i32| libc::SECCOMP_RET_ERRNO | errno as u32;
         let allow = libc::SECCOMP_RET_ALLOW;
         let native = |call: c_long, first: i32, second: u64| {
-            answer(&filter, call as u32, ARCHITECTURE, [first as u32, second as u32])
+            answer(call as u32, ARCHITECTURE, [first as u32, second as u32])
         };
         assert_eq!(native(libc::SYS_clone, libc::SIGCHLD | libc::CLONE_VM, 0), allow);
         assert_eq!(native(libc::SYS_clone, libc::SIGCHLD | libc::CLONE_NEWUSER, 0), errno(libc::EPERM));
@@ -252,7 +297,7 @@ mod tests {
         assert_eq!(native(libc::SYS_socket, libc::AF_VSOCK, 0), errno(libc::EAFNOSUPPORT));
         assert_eq!(native(libc::SYS_ioctl, 0, libc::TCGETS), allow);
         assert_eq!(native(libc::SYS_ioctl, 0, libc::TIOCSTI), errno(libc::EPERM));
-        assert_eq!(answer(&filter, 1, 0x4000_0003, [0, 0]), errno(libc::ENOSYS));
-        assert_eq!(answer(&filter, 0x4000_0001, ARCHITECTURE, [0, 0]), errno(libc::ENOSYS));
+        assert_eq!(answer(1, 0x4000_0003, [0, 0]), errno(libc::ENOSYS));
+        assert_eq!(answer(0x4000_0001, ARCHITECTURE, [0, 0]), errno(libc::ENOSYS));
     }
 }

@@ -85,7 +85,7 @@ impl Helper {
     /// Leaves nothing of the last run for the next one.
     fn tidy(&mut self) -> Result<(), Failure> {
         std::env::set_current_dir("/").step(|| "leave the run's directory".into())?;
-        self.outside.as_mut().map_or(Ok(()), Outside::renew_network)
+        self.outside.as_mut().map_or(Ok(()), Outside::renew)
     }
 
     /// Rehearses a run; where that fails, tries layer by layer to tell what is refused.
@@ -109,7 +109,8 @@ impl Helper {
 fn prepare(plan: &Plan) -> Result<(), Failure> {
     let directory = &plan.spec.directory;
     std::env::set_current_dir(directory).step(|| format!("enter `{}`", directory.display()))?;
-    for name in [spec::STDOUT, spec::STDERR] {
+    let logs = if plan.spec.converses { &[spec::STDERR][..] } else { &[spec::STDOUT, spec::STDERR] };
+    for name in logs {
         let file = File::create(name).step(|| format!("create the file `{name}`"))?;
         if let Some((uid, gid)) = plan.owner {
             std::os::unix::fs::fchown(&file, Some(uid), Some(gid)).step(|| format!("chown `{name}`"))?;

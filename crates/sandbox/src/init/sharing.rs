@@ -9,17 +9,18 @@ use nix::unistd::Pid;
 use rustix::{io::Errno, thread::futex};
 use std::{
     io,
+    mem::MaybeUninit,
     sync::atomic::{AtomicI32, AtomicU32, Ordering::SeqCst},
 };
 
 /// What a child runs on. It calls few functions, and none deeply.
 #[derive(Debug)]
-pub struct Stack(Vec<u128>);
+pub struct Stack(Box<[MaybeUninit<u128>]>);
 
 impl Default for Stack {
     fn default() -> Self {
-        // Aligned for every architecture by its type.
-        Self(vec![0; 8192])
+        // Aligned for every architecture by its type. To clear it would take longer than all that runs on it.
+        Self(Box::new_uninit_slice(8192))
     }
 }
 

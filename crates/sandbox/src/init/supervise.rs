@@ -6,7 +6,7 @@ use super::{
     output::Watch,
     outside::Outside,
     pid1::{self, Pid1},
-    process, root,
+    process,
     sharing::{Stack, Told},
     views::Views,
 };
@@ -49,21 +49,14 @@ pub fn isolated(
 ) -> Result<Exit, Failure> {
     let command = process::Command::new(plan, Path::new(crate::EXEC_ROOT))?;
     let (views, told) = (Views::make(plan, outside.nests())?, Told::default());
+    command.announce(control.socket.as_fd());
     // The last run had this hidden, and whoever is not root must see its own child to map it.
     prctl::set_dumpable(true).step(|| "be seen again".into())?;
-    let scratch = root::scratch_options(plan.limits.scratch);
-    let pid1 = Pid1 {
-        command: &command,
-        rehearsal,
-        views: &views,
-        scratch: &scratch,
-        told: &told,
-        stack: RefCell::default(),
-    };
+    let pid1 = Pid1 { command: &command, rehearsal, views: &views, told: &told, stack: RefCell::default() };
     let mut stack = Stack::default();
     let (started, mut output) = (Instant::now(), Watch::new(plan));
     // SAFETY: what it is given lives until it was waited for, or this process has ended.
-    let cloned = outside.within_root(plan, || unsafe { pid1.start(&mut stack, namespaces::ALL) })?;
+    let cloned = outside.within_root(plan, || unsafe { pid1.start(&mut stack, namespaces::EACH_TIME) })?;
     let child = cloned.step(|| "create the namespaces".into())?;
     let mapped = namespaces::map_identities(child, plan.owner);
     let stopped = match mapped {
@@ -79,6 +72,7 @@ pub fn isolated(
     let usage = wait_for_all(child).step(|| "wait for the sandbox".into());
     // Without that it may still use what it was given, and so may whatever runs in it: there is no way on.
     let usage = usage.unwrap_or_else(|_| std::process::abort());
+    outside.empty_root(plan)?;
     mapped?;
     let wall = started.elapsed();
     log_refusal(plan, &told)?;

@@ -3,10 +3,14 @@
 
 use super::{
     Failure, Step, mounts,
-    outside::{Image, Shown},
+    outside::{Host, Image, Shown},
 };
 use crate::{EXEC_ROOT, spec};
 use nix::mount::MsFlags;
+use rustix::{
+    fs::{CWD, FileType, Mode, OFlags, chmod, makedev, mknodat, open, unlink},
+    io::Errno,
+};
 use std::{
     ffi::OsString,
     fs::{self, File},
@@ -49,7 +53,15 @@ const OWN_ETC: [(&str, &str); 4] = [
     ("nsswitch.conf", "passwd: files\ngroup: files\nhosts: files\n"),
 ];
 
-const DEVICES: [&str; 6] = ["null", "zero", "full", "random", "urandom", "tty"];
+/// With the numbers by which Linux knows them.
+const DEVICES: [(&str, (u32, u32)); 6] = [
+    ("null", (1, 3)),
+    ("zero", (1, 5)),
+    ("full", (1, 7)),
+    ("random", (1, 8)),
+    ("urandom", (1, 9)),
+    ("tty", (5, 0)),
+];
 const DEVICE_LINKS: [(&str, &str); 5] = [
     ("fd", "/proc/self/fd"),
     ("stdin", "/proc/self/fd/0"),
@@ -69,23 +81,15 @@ pub fn build(shown: &Shown) -> Result<(), Failure> {
         Source::Host(directories) => host(directories, base)?,
         Source::Image(opened) => image(Path::new(&format!("/proc/self/fd/{}", opened.as_raw_fd())), base)?,
     }
-    for place in ["dev/shm", "dev/pts", "proc", "tmp"] {
+    for place in ["dev", "proc", "tmp"] {
         create_dir(&base.join(place))?;
     }
     create_dir(&below(base, Path::new(EXEC_ROOT)))?;
     for name in [spec::STDOUT, spec::STDERR] {
         create_file(&base.join("mortar").join(name))?;
     }
-    for name in DEVICES {
-        create_file(&base.join("dev").join(name))?;
-    }
-    for (name, to) in DEVICE_LINKS {
-        symlink(to, base.join("dev").join(name)).step(|| format!("create the link `/dev/{name}`"))?;
-    }
     mounts::seal(base)?;
-    for name in DEVICES {
-        mounts::bind(&Path::new("/dev").join(name), &base.join("dev").join(name))?;
-    }
+    devices(&base.join("dev"))?;
     // A process in a user namespace may mount a `/proc` of its own only where it sees one already. The run's own
     // covers this one, for good: what was mounted by somebody mightier cannot be uncovered.
     mounts::bind(Path::new("/proc"), &base.join("proc"))?;
@@ -101,12 +105,47 @@ enum Source<'a> {
 impl<'a> Source<'a> {
     fn open(shown: &'a Shown) -> Result<Self, Failure> {
         match shown {
-            Shown::Host(directories) => Ok(Self::Host(directories)),
+            Shown::Host(Host { directories, .. }) => Ok(Self::Host(directories)),
             Shown::Image(Image { path, .. }) => {
                 File::open(path).map(Self::Image).step(|| format!("open the image `{}`", path.display()))
             }
         }
     }
+}
+
+/// A file system of its own for devices, which are refused everywhere else: each mount costs every run. Where none can
+/// be made in it, which takes root of the whole machine, they are mounted from the host's.
+fn devices(dev: &Path) -> Result<(), Failure> {
+    mounts::fresh("tmpfs", dev, MsFlags::MS_NOSUID | MsFlags::MS_NOEXEC, "mode=0755")?;
+    for place in ["shm", "pts"] {
+        create_dir(&dev.join(place))?;
+    }
+    for (name, to) in DEVICE_LINKS {
+        symlink(to, dev.join(name)).step(|| format!("create the link `/dev/{name}`"))?;
+    }
+    let bound: Vec<_> =
+        DEVICES.iter().filter(|(name, numbers)| make_device(&dev.join(name), *numbers).is_err()).collect();
+    for (name, _) in &bound {
+        create_file(&dev.join(name))?;
+    }
+    mounts::fix(dev)?;
+    bound.iter().try_for_each(|(name, _)| mounts::bind(&Path::new("/dev").join(name), &dev.join(name)))
+}
+
+/// Leaves nothing where it fails.
+fn make_device(path: &Path, (major, minor): (u32, u32)) -> Result<(), Errno> {
+    mknodat(CWD, path, FileType::CharacterDevice, Mode::from_raw_mode(0o666), makedev(major, minor))?;
+    let usable = chmod(path, Mode::from_raw_mode(0o666)).and_then(|()| {
+        // A terminal of ours there is none, which is then what it says.
+        match open(path, OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC, Mode::empty()) {
+            Ok(_) | Err(Errno::NXIO) => Ok(()),
+            Err(errno) => Err(errno),
+        }
+    });
+    if usable.is_err() {
+        unlink(path)?;
+    }
+    usable
 }
 
 /// A directory that every host has, and that holds nothing we would show, to mount the new root on.
@@ -190,16 +229,31 @@ fn etc(base: &Path) -> Result<(), Failure> {
     let host = Path::new("/etc");
     for name in ETC {
         let Some(prefix) = name.strip_suffix('*') else {
-            show(&host.join(name), base)?;
+            show_etc(&host.join(name), base)?;
             continue;
         };
         let entries = fs::read_dir(host).step(|| "list `/etc`".into())?;
         for entry in entries.flatten().filter(|entry| entry.file_name().to_string_lossy().starts_with(prefix))
         {
-            show(&entry.path(), base)?;
+            show_etc(&entry.path(), base)?;
         }
     }
     Ok(())
+}
+
+/// Shows a file as a copy where it is small: each mount costs every run. `Shown` tells when to copy anew.
+fn show_etc(path: &Path, base: &Path) -> Result<(), Failure> {
+    const SMALL: u64 = 1 << 20;
+    let target = below(base, path);
+    let found = fs::symlink_metadata(path);
+    if found.is_ok_and(|found| found.is_file() && found.len() <= SMALL) {
+        create_parent(&target)?;
+        // What we may not read can still be shown.
+        if fs::copy(path, &target).is_ok() {
+            return Ok(());
+        }
+    }
+    show(path, base)
 }
 
 fn bind_file(source: &Path, target: &Path) -> Result<(), Failure> {

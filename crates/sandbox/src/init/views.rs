@@ -2,12 +2,14 @@
 //! read-only, and the logs.
 
 use super::{
-    Failure, Plan, Step, inputs,
+    Failure, Plan, Step,
+    inputs::{self, Place},
     mounts::{self, View},
 };
 use crate::spec;
 use nix::mount::MsFlags;
 use std::{
+    cell::OnceCell,
     ffi::CStr,
     fs,
     os::fd::{AsFd, BorrowedFd},
@@ -51,10 +53,7 @@ impl Views {
 fn nested(plan: &Plan) -> Result<View, Failure> {
     let exec = View::of(Path::new(spec::EXEC))?;
     exec.seal()?;
-    if !plan.spec.writable.is_empty() {
-        let sealed = View::of(&exec.path())?;
-        inputs::open(&plan.spec.writable, &exec.path(), &sealed.path())?;
-    }
+    inputs::open(&plan.spec.writable, &Place::Nowhere { exec: &exec, aside: OnceCell::new() })?;
     Ok(exec)
 }
 
@@ -76,6 +75,6 @@ fn attached_to(base: &Path, plan: &Plan) -> Result<View, Failure> {
     mounts::bind(Path::new(spec::EXEC), &exec)?;
     mounts::seal(&exec)?;
     mounts::bind(&exec, &aside)?;
-    inputs::open(&plan.spec.writable, &exec, &aside)?;
+    inputs::open(&plan.spec.writable, &Place::Mounted { exec: &exec, aside: &aside })?;
     View::of(&exec)
 }

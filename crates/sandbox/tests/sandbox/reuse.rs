@@ -24,14 +24,14 @@ fn run(case: &Case) -> (u32, String) {
 const NAMESPACES: &str = "cd /proc/self/ns; for n in user mnt pid ipc uts net; do readlink $n; done";
 
 #[test]
-fn namespaces_are_new_each_time_but_for_a_network_that_nobody_used() {
+fn namespaces_are_new_each_time_but_for_those_that_are_empty() {
     let case = Case::new(NAMESPACES);
     let (helper, first) = run(&case);
     let second = again(&case, helper, NAMESPACES);
     let (first, second): (Vec<_>, Vec<_>) = (first.lines().collect(), second.lines().collect());
     assert_eq!((first.len(), second.len()), (6, 6));
-    // The number of a namespace may come again once it is gone, but the network's is never gone in between.
-    assert_eq!(first[5], second[5]);
+    // The number of a namespace may come again once it is gone, but these are never gone in between.
+    assert_eq!(first[3..], second[3..]);
 }
 
 #[test]
@@ -60,10 +60,42 @@ fn a_network_that_was_used_is_not_used_again() {
 
 #[test]
 fn shared_memory_and_queues_go_with_the_run() {
-    let case = Case::new("ipcmk -Q >/dev/null && ipcmk -M 4096 >/dev/null && ipcs -q | grep -c 0x");
-    let (helper, found) = run(&case);
-    assert_eq!(found.trim(), "1");
-    assert_eq!(again(&case, helper, "ipcs -qm | grep -c 0x; true").trim(), "0");
+    let queue = "import ctypes; c = ctypes.CDLL(None, use_errno=True); import sys; \
+                 sys.exit(c.mq_open(b'/q', 0o102, 0o600, None) < 0)";
+    let uses = ["ipcmk -Q", "ipcmk -M 4096", "ipcmk -S 1", &format!("python3 -c \"{queue}\"")];
+    for use_it in uses {
+        let case = Case::new(&format!("readlink /proc/self/ns/ipc; {use_it} >/dev/null"));
+        let (helper, first) = run(&case);
+        let look = "readlink /proc/self/ns/ipc; ipcs | grep -c 0x; python3 -c \"import ctypes, sys; \
+                    c = ctypes.CDLL(None); print(c.mq_open(b'/q', 0))\"";
+        let second = again(&case, helper, look);
+        let second: Vec<_> = second.lines().collect();
+        assert_ne!(second[0], first.trim(), "{use_it}");
+        assert_eq!(second[1..], ["0", "-1"], "{use_it}");
+    }
+}
+
+/// What the next run finds of the same helper, after one that did this.
+fn left(use_it: &str) -> String {
+    let look = "stat -c %d /tmp /dev/shm /dev/pts; ls -A /tmp /dev/shm /dev/pts";
+    let case = Case::new(&format!("{look}; ({use_it}) >/dev/null"));
+    let (helper, first) = run(&case);
+    let second = again(&case, helper, look);
+    let (devices, found) = second.split_at(second.find("/dev/pts:").unwrap());
+    assert_eq!(found, "/dev/pts:\nptmx\n\n/dev/shm:\n\n/tmp:\n", "{use_it}");
+    (if first.starts_with(devices) { "the same" } else { "others" }).into()
+}
+
+#[test]
+fn memory_that_nobody_wrote_to_is_there_again_and_no_other() {
+    for looks in ["true", "ls /tmp; cat /tmp/x 2>/dev/null || true", "echo x > /dev/null"] {
+        assert_eq!(left(looks), "the same", "{looks}");
+    }
+    for writes in ["echo x > /tmp/x", "echo x > /tmp/x && rm /tmp/x", "mkdir /dev/shm/x", "touch /tmp"] {
+        assert_eq!(left(writes), "others", "{writes}");
+    }
+    // A terminal leaves nothing when it is closed, or is not found again.
+    left("python3 -c 'import pty, os; m, s = pty.openpty(); os.write(s, b\"x\"); os.read(m, 1)'");
 }
 
 #[test]

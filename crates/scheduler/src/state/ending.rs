@@ -117,6 +117,16 @@ impl State {
         }
     }
 
+    /// A client leaves and wants an end of it: what nobody else waits for is not finished for the cache either.
+    pub(super) fn cancel(&mut self, ticket: TicketId, effects: &mut Vec<Effect>) {
+        let job = self.tickets.get(&ticket).map(|(job, _)| *job);
+        self.leave(ticket, effects);
+        if let Some(id) = job.filter(|id| self.abandoned.contains(id)) {
+            self.counters.cancelled += 1;
+            self.forget(id, effects);
+        }
+    }
+
     /// A job is in the class of one of those that wait for it.
     fn inherit(&mut self, id: TicketId, heir: ClassId) {
         let Some(job) = self.jobs.get(&id) else { return };
@@ -167,8 +177,12 @@ impl State {
             job.embellish(&mut outcome);
             Box::new(outcome)
         });
-        match end {
-            Ok(_) => self.counters.executed += 1,
+        match &end {
+            Ok(outcome) => {
+                self.counters.executed += 1;
+                let persistent = outcome.result.metadata.persistent_worker;
+                self.counters.persistent += u64::from(persistent.is_some());
+            }
             Err(_) => self.counters.failed += 1,
         }
         for ticket in job.waiters {

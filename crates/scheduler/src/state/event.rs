@@ -18,6 +18,8 @@ pub enum Event {
     Submit(Submitted),
     /// A client no longer waits.
     Leave(TicketId),
+    /// A client no longer waits, and wants what ran for it alone to end.
+    Cancel(TicketId),
     /// A worker connected; its version and slots are checked already.
     Join {
         /// Its name from now on.

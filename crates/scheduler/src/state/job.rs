@@ -111,9 +111,16 @@ impl Job {
 
     /// What is known of its steps.
     pub(super) fn metadata(&self) -> ExecutionMetadata {
-        match &self.metadata {
+        let known = match &self.metadata {
             Some(known) => (**known).clone(),
             None => ExecutionMetadata { queued: Some(self.queued), ..ExecutionMetadata::default() },
+        };
+        match self.setbacks[..] {
+            [] => known,
+            _ => {
+                let setbacks = self.setbacks.iter().map(ToString::to_string).collect();
+                ExecutionMetadata { setbacks: Some(setbacks), ..known }
+            }
         }
     }
 

@@ -88,7 +88,7 @@ impl Play {
                 ToWorker::Cancel(execution) => format!("cancel {execution} on {}", worker.0),
                 ToWorker::Heartbeat => format!("beat {}", worker.0),
                 ToWorker::Drain => format!("drain {}", worker.0),
-                ToWorker::Welcome { .. } | ToWorker::Delivered(_) => return None,
+                ToWorker::Welcome { .. } | ToWorker::Delivered(_) | ToWorker::ReadLog(_) => return None,
             },
             Effect::Disconnect { worker, .. } => format!("disconnect {}", worker.0),
             Effect::Remember(_) => return None,
@@ -134,6 +134,10 @@ impl Play {
 
     pub(super) fn leave(&mut self, ticket: u64) -> Vec<String> {
         self.apply(Event::Leave(TicketId(ticket)))
+    }
+
+    pub(super) fn cancel(&mut self, ticket: u64) -> Vec<String> {
+        self.apply(Event::Cancel(TicketId(ticket)))
     }
 
     pub(super) fn wait(&mut self, secs: u64) -> Vec<String> {

@@ -12,7 +12,7 @@ use mortar_model::{
 use std::time::SystemTime;
 
 fn of(operation: &str, was_running: bool) -> Context {
-    let operation = Operation { name: operation.into(), was_running };
+    let operation = Operation { name: operation.into(), was_running, ..Operation::default() };
     Context { operation: Some(Arc::new(operation)), ..Context::internal() }
 }
 

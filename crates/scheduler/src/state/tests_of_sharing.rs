@@ -372,6 +372,15 @@ fn what_nobody_waits_for_may_finish_while_its_invocation_goes_on_and_nothing_nee
     ends.sort();
     assert_eq!(ends, ["cancel x-1-1 on 1", "cancel x-2-1 on 1"], "its user wants nothing to run any more");
 
+    let mut unwanted = play(Abandoned::FinishWhenIdle);
+    assert_eq!(unwanted.cancel(1), cancelled, "somebody asked for its end");
+    assert_eq!(unwanted.state.counters.cancelled, 1);
+
+    let mut shared = play(Abandoned::FinishWhenIdle);
+    shared.submit_as("j", 3, action("1"));
+    assert_eq!(shared.cancel(1), [""; 0], "another waits for it");
+    assert_eq!(shared.finish(1, "x-1-1", Ok(outcome())), ["3: done"]);
+
     let mut joined = play(Abandoned::FinishWhenIdle);
     joined.leave(1);
     assert_eq!(joined.submit_as("j", 3, action("1")), ["3: on w1"]);

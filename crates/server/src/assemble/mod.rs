@@ -2,10 +2,13 @@
 //!
 //! ```text
 //! services ── blobs:    rewinding ── chunked ── disk
-//!          ├─ results:  completeness ── memory ── results ── disk
+//!          ├─ results:  recorder ── completeness ── memory ── results ── disk
 //!          ├─ values:   named values ── disk
-//!          └─ executor: look-up ── rewinding ── queue ── (workers, in this process or others)
+//!          └─ executor: look-up ── following ── infrastructure log ── rewinding ── queue ── (workers, in this process or others)
 //! ```
+//!
+//! Whatever comes into the chunked store or the disk by a port of services or workers is told to who waits for it
+//! (`inputs::Told`), and that is *following*.
 //!
 //! Both ends of rewinding are the same: it reads from the disk, runs actions on the queue, and asks the results who made
 //! what.
@@ -14,7 +17,11 @@ mod encoded;
 
 use crate::{
     care::Care,
+    infrastructure_log::InfrastructureLog,
+    inputs::{Arrivals, Complete, Following, LONGEST_WAIT, Told},
     introspection,
+    live_logs::LiveLogs,
+    look_ahead::{self, Recorder, Trails},
     look_up::LookUp,
     metrics,
     operation_journal::Journal,
@@ -26,7 +33,9 @@ use crate::{
 };
 use axum::Router;
 use encoded::Encoded;
-use mortar_model::{ActionCache, BlobStore, ChunkingParameters, Codec, LocalFiles, Result, SystemClock};
+use mortar_model::{
+    ActionCache, BlobStore, ChunkingParameters, Codec, Executor, LocalFiles, Result, SystemClock,
+};
 use mortar_scheduler::{QueueExecutor, Scheduler};
 use mortar_services::{Operations, Ports, limits, listener::Listener};
 use mortar_store::{
@@ -66,12 +75,16 @@ pub struct Server {
     pub actions: Arc<dyn ActionCache>,
     /// Who runs what.
     pub scheduler: Scheduler,
+    /// Through which workers attach to that, so that what they run can be watched.
+    pub logs: LiveLogs,
     /// Purging, verifying, imports.
     pub care: Care,
     completeness: Arc<Completeness>,
     rewinder: Rewinder,
+    arrivals: Arrivals,
     operations: Operations,
     ports: Ports,
+    trails: Trails,
 }
 
 impl Server {
@@ -83,7 +96,8 @@ impl Server {
         let store = DiskStore::open_with(disk, policy)?;
         let chunking = ChunkingParameters::default();
         let chunked = ChunkedBlobs::new(store.clone(), store.clone(), Some(store.clone()), chunking)?;
-        let blobs: Arc<dyn BlobStore> = Arc::new(chunked.clone());
+        let arrivals = Arrivals::default();
+        let blobs: Arc<dyn BlobStore> = Arc::new(Told::new(Arc::new(chunked.clone()), &arrivals));
         let hashes = Arc::new(ChunkedHashes::new(chunked.clone(), store.clone()));
         let files = Arc::new(ChunkedFiles::new(chunked.clone(), store.clone()));
         let results = Arc::new(Results::new(store.clone(), codec.clone()));
@@ -101,8 +115,11 @@ impl Server {
             }
             None => Scheduler::start(settings.scheduler, clock.clone()),
         };
-        let queue = QueueExecutor::new(scheduler.clone(), Arc::new(StoredActions::new(blobs.clone())));
-        let values = Arc::new(NamedValues::new(store.clone(), clock));
+        let complete = Arc::new(Complete::new(clock.clone()));
+        let sources = Arc::new(StoredActions::new(blobs.clone(), complete.clone()));
+        let queue = QueueExecutor::new(scheduler.clone(), sources);
+        let values = Arc::new(NamedValues::new(store.clone(), clock.clone()));
+        let trails = Trails::new(values.clone(), clock);
         let care = Care {
             store: store.clone(),
             results: results.clone(),
@@ -122,29 +139,58 @@ impl Server {
             staff: Arc::new(scheduler.clone()),
         });
         let rewinding = Arc::new(Rewinding::new(rewinder.clone(), results.clone()));
-        let executor = Arc::new(LookUp::new(actions.clone(), Arc::new(rewinder.clone())));
+        let logged = InfrastructureLog::new(Arc::new(rewinder.clone()), blobs.clone(), Arc::new(SystemClock));
+        let queueing: Arc<dyn Executor> = Arc::new(logged);
+        let following = Following {
+            blobs: rewinding.clone(),
+            arrivals: arrivals.clone(),
+            complete,
+            next: queueing.clone(),
+            after_waiting: Arc::new(LookUp::new(actions.clone(), queueing)),
+        };
+        let executor = Arc::new(LookUp::new(actions.clone(), Arc::new(following)));
+        let encoded = Encoded::new(store.clone(), rewinding.clone());
         let ports = Ports {
             blobs: rewinding.clone(),
-            encoded: Some(Arc::new(Encoded::new(store.clone(), rewinding.clone()))),
-            actions: actions.clone(),
-            uploads: store.clone(),
+            encoded: Some(Arc::new(Told::new(Arc::new(encoded), &arrivals))),
+            actions: Arc::new(Recorder::new(actions.clone(), trails.clone())),
+            uploads: Arc::new(Told::new(store.clone(), &arrivals)),
             index: rewinding,
             values,
-            chunks: Some(Arc::new(chunked)),
+            chunks: Some(Arc::new(Told::new(Arc::new(chunked), &arrivals))),
             executor: Some(executor.clone()),
             lease: Some(store.lease()),
+            offers: None,
         };
         let operations = match journal {
             Some(journal) => Operations::new(executor).with_journal(Arc::new(journal)),
             None => Operations::new(executor),
         };
+        let logs = LiveLogs::default();
+        let operations =
+            operations.with_live_logs(Arc::new(logs.clone())).with_inputs_following(LONGEST_WAIT);
         operations.resume(resumed.unwrap_or_default());
-        Ok(Self { store, blobs, files, actions, scheduler, care, completeness, rewinder, operations, ports })
+        Ok(Self {
+            store,
+            blobs,
+            files,
+            actions,
+            scheduler,
+            logs,
+            care,
+            completeness,
+            rewinder,
+            arrivals,
+            operations,
+            ports,
+            trails,
+        })
     }
 
     /// Takes nothing new, gives what runs `drain` to end, and stops the rest. What waits is taken up after a restart.
     pub async fn shutdown(&self, drain: Duration) {
         self.operations.close();
+        self.arrivals.close();
         self.scheduler.shutdown(drain).await;
     }
 
@@ -152,16 +198,25 @@ impl Server {
     pub fn router(&self, listener: &Listener) -> Router {
         let mut own = tonic::service::Routes::builder();
         own.add_service(
-            WorkerSessionServer::new(worker_sessions::Service::new(self.scheduler.clone()))
-                .max_decoding_message_size(limits::MAX_SESSION_MESSAGE),
+            WorkerSessionServer::new(worker_sessions::Service::new(
+                self.scheduler.clone(),
+                self.logs.clone(),
+            ))
+            .max_decoding_message_size(limits::MAX_SESSION_MESSAGE),
         )
-        .add_service(introspection::service(self.scheduler.clone()));
+        .add_service(introspection::service(self.scheduler.clone()))
+        .add_service(look_ahead::service(
+            self.trails.clone(),
+            self.actions.clone(),
+            self.ports.blobs.clone(),
+        ));
         let page = Page {
             url: listener.url().into(),
             store: self.store.clone(),
             scheduler: self.scheduler.clone(),
             completeness: self.completeness.clone(),
             rewinder: self.rewinder.clone(),
+            arrivals: self.arrivals.clone(),
             operations: self.operations.clone(),
             traffic: listener.traffic(),
         };

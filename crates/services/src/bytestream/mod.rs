@@ -12,7 +12,12 @@ mod write;
 
 pub use message::{Head, Parser, Part, take_apart};
 
-use crate::{Ports, budget::Budget, call};
+use crate::{
+    Ports,
+    budget::Budget,
+    call,
+    log_streams::{self, LogStreams},
+};
 use axum::{Router, body::Body, extract::Request, response::Response, routing::post};
 use mortar_model::{
     BlobStore, Context, Digest, EncodedBlobs, Encoding, Error, Result, UploadId, UploadSessions,
@@ -30,12 +35,14 @@ pub(crate) struct Service {
     encoded: Option<Arc<dyn EncodedBlobs>>,
     uploads: Arc<dyn UploadSessions>,
     budget: Budget,
+    /// Of executions, where there are any.
+    logs: Option<LogStreams>,
 }
 
 impl Service {
-    pub(crate) fn new(ports: &Ports, budget: Budget) -> Self {
+    pub(crate) fn new(ports: &Ports, budget: Budget, logs: Option<LogStreams>) -> Self {
         let (blobs, encoded, uploads) = (ports.blobs.clone(), ports.encoded.clone(), ports.uploads.clone());
-        Self { blobs, encoded, uploads, budget }
+        Self { blobs, encoded, uploads, budget, logs }
     }
 
     /// The paths of the three methods.
@@ -59,6 +66,10 @@ impl Service {
 
     /// What is committed counts content, also of an upload in zstd: whoever goes on begins new frames there.
     async fn status(&self, context: Context, name: &str) -> Result<QueryWriteStatusResponse> {
+        if let Some(logs) = self.logs.as_ref().filter(|_| log_streams::is_meant(name)) {
+            let (committed, complete) = logs.size(name).await?;
+            return Ok(QueryWriteStatusResponse { committed_size: signed(committed), complete });
+        }
         let resource = self.served(Resource::parse_write(name)?)?;
         let context = context.with_instance(resource.instance.clone());
         if self.has(&context, resource.digest).await? {

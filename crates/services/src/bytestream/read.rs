@@ -1,7 +1,11 @@
 //! ByteStream.Read: the store's bytes, untouched, between the headers of their messages.
 
 use super::{Service, broken, frame, not_served, opened};
-use crate::{call, content::Content, limits};
+use crate::{
+    call,
+    content::{Content, Pieces},
+    limits, log_streams,
+};
 use axum::{body::Body, extract::Request, response::Response};
 use bytes::{Buf, Bytes, BytesMut};
 use futures::{Stream, stream};
@@ -20,6 +24,11 @@ impl Service {
         let (context, headers, body) = opened(request);
         let context = call::reading(context, &headers);
         let request = only_message(body).await?;
+        if let Some(logs) = self.logs.as_ref().filter(|_| log_streams::is_meant(&request.resource_name)) {
+            // Not within the budget: what is held while a command writes nothing would be missing for others.
+            let reading = logs.read(&request.resource_name, range(&request)?)?;
+            return Ok(frame::response(Body::new(StreamBody::new(messages(reading)))));
+        }
         let resource = Resource::parse_read(&request.resource_name)?;
         let range = range(&request)?;
         let context = context.with_instance(resource.instance);
@@ -76,7 +85,7 @@ fn range(request: &ReadRequest) -> Result<Range> {
 }
 
 /// Content as frames of messages, with the trailers at the end.
-fn messages(content: Content) -> impl Stream<Item = Result<Frame<Bytes>, Infallible>> + Send {
+fn messages<P: Pieces + 'static>(content: P) -> impl Stream<Item = Result<Frame<Bytes>, Infallible>> + Send {
     stream::unfold(Some((content, None)), |state| async move {
         let (mut content, piece) = state?;
         if let Some(piece) = piece {

@@ -1,6 +1,10 @@
 //! `/cas/HASH`: blobs, as they are or as zstd.
 
-use super::{HttpCache, Item, content, content_length, encoding, octets, text};
+use super::{
+    HttpCache, Item, content, content_length, encoding, octets,
+    range::{self, Asked},
+    text,
+};
 use crate::{call, content::Content};
 use axum::{body::Body, extract::Request, response::Response};
 use futures::TryStreamExt;
@@ -25,7 +29,16 @@ impl HttpCache {
         if method == Method::HEAD {
             return Ok(self.varied(content(digest.size(), Body::empty())));
         }
-        // Of a part, nobody could say whether it is one of the content or of the frames.
+        // Parts are of the content, and so not compressed: of a part of frames nobody could say where it lies.
+        match range::asked(headers, digest.size()) {
+            Asked::Whole => {}
+            Asked::Beyond => return Ok(range::none(digest.size())),
+            Asked::Part(start, length) => {
+                let blob = self.ports.blobs.read(context, digest, range::of(start, length)).await?;
+                let part = content(length, self.outgoing(blob.into_stream()));
+                return Ok(self.varied(range::tell(part, start, length, digest.size())));
+            }
+        }
         let zstd = encoding::accepts_zstd(headers) && !headers.contains_key(header::RANGE);
         if let Some(encoded) = self.ports.encoded.as_ref().filter(|_| zstd) {
             let mut response = octets(self.outgoing(encoded.read_zstd(context, digest, Range::ALL).await?));

@@ -6,6 +6,7 @@
 
 mod blobs;
 mod encoding;
+mod range;
 
 use crate::{Ports, budget::Budget, call, limits};
 use axum::{body::Body, extract::Request, response::Response};
@@ -185,8 +186,10 @@ fn context(item: &Item, headers: &HeaderMap) -> Context {
     Context { instance: item.instance.clone(), request: Arc::new(request), ..Context::default() }
 }
 
+/// Whether values under `/ac/` are action results to this client: Bazel, and clients of our own on its behalf.
 fn is_bazel(headers: &HeaderMap) -> bool {
-    headers.get(header::USER_AGENT).is_some_and(|value| value.as_bytes().starts_with(b"bazel/"))
+    let is_one = |agent: &[u8]| agent.starts_with(b"bazel/") || agent.starts_with(b"mortar/");
+    headers.get(header::USER_AGENT).is_some_and(|value| is_one(value.as_bytes()))
 }
 
 fn is_grpc(headers: &HeaderMap) -> bool {

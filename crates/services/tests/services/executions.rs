@@ -1,4 +1,4 @@
-//! Operations: stages, coming back, leaving, inline outputs.
+//! Operations: stages, coming back, leaving.
 
 use crate::support::{Server, digest, server, until};
 use mortar_wire::{
@@ -10,25 +10,25 @@ use prost::Message;
 use std::sync::atomic::Ordering;
 use tonic::Streaming;
 
-async fn execute(server: &Server, request: reapi::ExecuteRequest) -> Streaming<Operation> {
+pub async fn execute(server: &Server, request: reapi::ExecuteRequest) -> Streaming<Operation> {
     let action_digest = Some(digest_to_wire(digest(b"action")));
     let request = reapi::ExecuteRequest { action_digest, ..request };
     ExecutionClient::new(server.channel.clone()).execute(request).await.unwrap().into_inner()
 }
 
-fn stage(operation: &Operation) -> Stage {
+pub fn stage(operation: &Operation) -> Stage {
     let any = operation.metadata.clone().unwrap();
     assert!(any.type_url.ends_with("ExecuteOperationMetadata"));
     reapi::ExecuteOperationMetadata::decode(any.value.as_slice()).unwrap().stage()
 }
 
-fn response(operation: &Operation) -> reapi::ExecuteResponse {
+pub fn response(operation: &Operation) -> reapi::ExecuteResponse {
     let Some(operation::Result::Response(any)) = &operation.result else { panic!("{operation:?}") };
     assert!(any.type_url.ends_with("ExecuteResponse"));
     reapi::ExecuteResponse::decode(any.value.as_slice()).unwrap()
 }
 
-async fn last(mut stream: Streaming<Operation>) -> Operation {
+pub async fn last(mut stream: Streaming<Operation>) -> Operation {
     let mut last = None;
     while let Some(operation) = stream.message().await.unwrap() {
         last = Some(operation);
@@ -73,19 +73,4 @@ async fn an_execution_that_nobody_watches_is_dropped() {
     drop(stream);
     until("the execution is dropped", || server.executor.left.load(Ordering::SeqCst) == 1).await;
     server.assert_alive().await;
-}
-
-#[tokio::test]
-async fn small_outputs_are_inline_where_asked_for() {
-    let server = server().await;
-    let stdout = server.keep("hello").await;
-    *server.executor.stdout.lock() = Some(stdout);
-    for (wanted, expected) in [(true, "hello"), (false, "")] {
-        let stream =
-            execute(&server, reapi::ExecuteRequest { inline_stdout: wanted, ..Default::default() }).await;
-        server.executor.finish.notify_one();
-        let result = response(&last(stream).await).result.unwrap();
-        assert_eq!(result.stdout_raw, expected);
-        assert_eq!(result.stdout_digest, Some(digest_to_wire(stdout)));
-    }
 }

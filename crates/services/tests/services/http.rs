@@ -157,7 +157,8 @@ async fn blobs_come_as_zstd_where_that_is_welcome() {
     for (method, headers) in [
         ("GET", &[][..]),
         ("GET", &[("accept-encoding", "gzip")]),
-        ("GET", &[("accept-encoding", "zstd"), ("range", "bytes=1-2")]),
+        // Ranges that are not understood are of no account, but whole means as it is.
+        ("GET", &[("accept-encoding", "zstd"), ("range", "bytes=1-2,4-5")]),
         ("HEAD", &[("accept-encoding", "zstd")]),
     ] {
         let plain = http.call_with(method, &path, headers, "").await;
@@ -166,6 +167,34 @@ async fn blobs_come_as_zstd_where_that_is_welcome() {
             !plain.headers().contains_key("content-encoding") && plain.headers()["vary"] == "accept-encoding"
         );
         assert!(plain.body() == if method == "GET" { &text[..] } else { b"" });
+    }
+}
+
+#[tokio::test]
+async fn parts_come_as_they_are() {
+    let server = compressing_server().await;
+    let (digest, text) = text(300_000);
+    server.keep(text.clone()).await;
+    let path = format!("/cas/{}", digest.hex());
+    for http2 in [false, true] {
+        let http = Http::new(&server, http2, "curl/8");
+        for (range, start, end) in [
+            ("bytes=0-0", 0, 1),
+            ("bytes=1000-", 1000, 300_000),
+            ("bytes=5-9", 5, 10),
+            ("bytes=-7", 299_993, 300_000),
+        ] {
+            let part =
+                http.call_with("GET", &path, &[("accept-encoding", "zstd"), ("range", range)], "").await;
+            assert_eq!(part.status(), StatusCode::PARTIAL_CONTENT);
+            assert_eq!(part.headers()["content-range"], format!("bytes {start}-{}/300000", end - 1));
+            assert_eq!(part.headers()["content-length"], (end - start).to_string());
+            assert!(!part.headers().contains_key("content-encoding"));
+            assert!(part.body() == &text[start..end], "{range}");
+        }
+        let beyond = http.call_with("GET", &path, &[("range", "bytes=300000-")], "").await;
+        assert_eq!(beyond.status(), StatusCode::RANGE_NOT_SATISFIABLE);
+        assert_eq!(beyond.headers()["content-range"], "bytes */300000");
     }
 }
 

@@ -123,6 +123,9 @@ async fn one_is_looked_up_while_it_runs_and_after_its_end() {
     let over = get(&server, &name).await.unwrap();
     assert_eq!((over.done, told(&over).stage(), code(&over)), (true, Stage::Completed, 0));
     assert_eq!(names(&server, "").await, [""; 0]);
+    let done = ListOperationsRequest { filter: "done=true".into(), ..Default::default() };
+    let done = list(&server, done).await.operations;
+    assert_eq!(done.iter().map(|operation| operation.name.as_str()).collect::<Vec<_>>(), [name.as_str()]);
     assert_eq!(get(&server, "operations/none").await.unwrap_err().code(), Code::NotFound);
 }
 
@@ -178,7 +181,7 @@ async fn a_wait_ends_with_its_time_or_with_the_execution() {
 async fn what_cannot_be_done_is_refused() {
     let server = server().await;
     for (request, needle) in [
-        (ListOperationsRequest { filter: "done=false".into(), ..Default::default() }, "`done=false`"),
+        (ListOperationsRequest { filter: "done=maybe".into(), ..Default::default() }, "`done=maybe`"),
         (ListOperationsRequest { page_size: -1, ..Default::default() }, "the page size is -1"),
         (ListOperationsRequest { name: "team".into(), ..Default::default() }, "`INSTANCE/operations`"),
     ] {

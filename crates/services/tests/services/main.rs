@@ -5,9 +5,13 @@ mod bad_input;
 mod chunks;
 mod compression;
 mod executions;
+mod following;
 mod http;
+mod http_over_grpc;
+mod inlining;
 mod introspection;
 mod listening;
+mod log_streams;
 mod long_running;
 
 mod streams;

@@ -4,7 +4,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use mortar_model::{
     ActionResult, Blob, BlobStore, ChunkingParameters, Context, Digest, DigestFunction, ExecuteRequest,
-    ExecutionMetadata, Executor, FastCdc2020, Outcome, Progress, RepMaxCdc, Stage, Termination,
+    ExecutionMetadata, Executor, FastCdc2020, InputsFollow, Outcome, Progress, RepMaxCdc, Stage, Termination,
 };
 use mortar_services::{
     Operations, Ports,
@@ -27,6 +27,7 @@ pub struct Server {
     pub address: String,
     pub store: Arc<MemoryStore>,
     pub executor: Arc<FakeExecutor>,
+    pub live: Arc<crate::log_streams::FakeLogs>,
     pub channel: Channel,
 }
 
@@ -48,15 +49,21 @@ pub async fn server_without_chunks() -> Server {
 
 /// Starts a server over memory that serves zstd and promises a lease.
 pub async fn compressing_server() -> Server {
-    start(|Parts { ports, store }| {
+    start(|Parts { ports, store, .. }| {
         ports.encoded = Some(store.clone());
         ports.lease = Some(Duration::from_secs(3 * 60 * 60));
     })
     .await
 }
 
+/// Starts a server over memory whose executor waits, up to a second, for inputs that follow.
+pub async fn following_server() -> Server {
+    start(|Parts { following, .. }| *following = Some(Duration::from_secs(1))).await
+}
+
 struct Parts<'a> {
     ports: &'a mut Ports,
+    following: &'a mut Option<Duration>,
     store: &'a Arc<MemoryStore>,
 }
 
@@ -75,15 +82,22 @@ async fn start(change: impl FnOnce(Parts<'_>)) -> Server {
         values: store.clone(),
         executor: Some(executor.clone()),
         lease: None,
+        offers: None,
     };
-    change(Parts { ports: &mut ports, store: &store });
-    let operations = Operations::new(executor.clone());
+    let mut following = None;
+    change(Parts { ports: &mut ports, following: &mut following, store: &store });
+    let live = Arc::<crate::log_streams::FakeLogs>::default();
+    let operations = Operations::new(executor.clone()).with_live_logs(live.clone());
+    let operations = match following {
+        Some(longest) => operations.with_inputs_following(longest),
+        None => operations,
+    };
     let router = mortar_services::router(&ports, Some(operations), axum::Router::new());
     let listener = Listener::bind(&"127.0.0.1:0".parse().unwrap()).await.unwrap();
     let address = listener.url().strip_prefix("grpc://").unwrap().to_owned();
     tokio::spawn(listener::serve(listener, router, std::future::pending()));
     let channel = Endpoint::from_shared(format!("http://{address}")).unwrap().connect().await.unwrap();
-    Server { address, store, executor, channel }
+    Server { address, store, executor, live, channel }
 }
 
 impl Server {
@@ -118,8 +132,10 @@ pub struct FakeExecutor {
     pub finish: Notify,
     pub begun: AtomicUsize,
     pub left: AtomicUsize,
-    /// What standard output will be.
-    pub stdout: parking_lot::Mutex<Option<Digest>>,
+    /// What the result will be.
+    pub result: parking_lot::Mutex<ActionResult>,
+    /// What was said of inputs that follow, last.
+    pub followed: parking_lot::Mutex<Option<InputsFollow>>,
 }
 
 struct Leaving<'a>(&'a AtomicUsize, bool);
@@ -136,10 +152,11 @@ impl Drop for Leaving<'_> {
 impl Executor for FakeExecutor {
     async fn execute(
         &self,
-        _: &Context,
+        context: &Context,
         request: ExecuteRequest,
         progress: &dyn Progress,
     ) -> mortar_model::Result<Outcome> {
+        *self.followed.lock() = context.inputs_follow.clone();
         if request.action_digest.size() == 404 {
             return Err(mortar_model::Error::new(mortar_model::Kind::MissingBlobs {
                 missing: vec![request.action_digest],
@@ -152,7 +169,7 @@ impl Executor for FakeExecutor {
         self.finish.notified().await;
         leaving.1 = false;
         Ok(Outcome {
-            result: ActionResult { stdout_digest: *self.stdout.lock(), ..ActionResult::default() },
+            result: self.result.lock().clone(),
             cached: false,
             termination: Termination::Exited,
             message: String::new(),

@@ -8,7 +8,7 @@ use mortar_model::{
 };
 use mortar_store::{
     Completeness, ExistenceCache, MemoryStore, MemoryTier, Meter, Metered, NamedValues, ReadOnly,
-    ReadThrough, ResultTier, Results, SingleFlight, SizeLimit,
+    ReadThrough, ResultTier, Results, SingleFlight, SizeLimit, SizesSeen,
 };
 use mortar_testkit::{
     codec::TableCodec,
@@ -85,6 +85,19 @@ async fn existence_cache() {
         let store = ExistenceCache::new(memory_store(), max_blobs, MINUTE, Arc::new(SystemClock));
         assert_conforms(&Subject::new(Arc::new(store))).await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sizes_seen() {
+    let seen = SizesSeen::new(100_000, Arc::new(mortar_testkit::codec::TableCodec::default()));
+    let blobs = seen.blobs(memory_store());
+    let actions: Arc<dyn ActionCache> = crate::fixture::memory_actions();
+    assert_conforms(&Subject {
+        actions: Some(seen.actions(actions)),
+        hashes: Some(seen.index(blobs.clone())),
+        ..Subject::new(blobs)
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

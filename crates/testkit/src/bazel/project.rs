@@ -21,6 +21,11 @@ impl Project {
         Project::at(Path::new(env!("CARGO_MANIFEST_DIR")).join("workspaces/mixed"))
     }
 
+    /// `crates/testkit/workspaces/executing`: what tells of sharing, racing, time limits and kinds of tests.
+    pub fn executing() -> Result<Project> {
+        Project::at(Path::new(env!("CARGO_MANIFEST_DIR")).join("workspaces/executing"))
+    }
+
     /// `crates/testkit/workspaces/repository_rule`: a repository rule that may run remotely.
     pub fn repository_rule() -> Result<Project> {
         Project::at(Path::new(env!("CARGO_MANIFEST_DIR")).join("workspaces/repository_rule"))
@@ -29,6 +34,11 @@ impl Project {
     /// `crates/testkit/workspaces/image`: an action that asks for an image, `debian-tcc`.
     pub fn image() -> Result<Project> {
         Project::at(Path::new(env!("CARGO_MANIFEST_DIR")).join("workspaces/image"))
+    }
+
+    /// `crates/testkit/workspaces/persistent`: actions of a tool that can be a persistent worker.
+    pub fn persistent() -> Result<Project> {
+        Project::at(Path::new(env!("CARGO_MANIFEST_DIR")).join("workspaces/persistent"))
     }
 
     /// A source that `cargo xtask setup` unpacked.

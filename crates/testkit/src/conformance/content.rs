@@ -5,6 +5,7 @@ use mortar_model::{Digest, DigestFunction};
 use std::hash::{BuildHasher, Hasher, RandomState};
 
 /// Random bytes (SplitMix64), seeded by the process.
+#[derive(Debug)]
 pub struct Random(u64);
 
 impl Default for Random {

@@ -26,6 +26,13 @@ pub struct Usage {
     #[prost(uint64, tag = "5")]
     pub written_bytes: u64,
 }
+/// That a persistent worker ran the action. In the metadata of a result; with it there is no Usage.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct PersistentWorker {
+    /// Actions that the process had done with this one: 1 where it was started for it.
+    #[prost(uint64, tag = "1")]
+    pub requests: u64,
+}
 /// One entry of the operations' journal. Each has a number that no other open operation has.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct JournalEntry {

@@ -3,7 +3,7 @@
 
 use super::{
     BLOCK, Layer, Shared, look,
-    pool::{self, Claim, FileKey, Look},
+    pool::{Claim, FileKey, Look},
     work::Work,
 };
 use crate::{
@@ -43,10 +43,10 @@ struct Task {
 }
 
 enum How {
-    /// By links to the pool's file of this number, if that looks so.
-    Link(u64, Look),
-    /// By making the pool's file of this number.
-    Make(u64, Option<Content>),
+    /// By links to the pool's file here, if that looks so.
+    Link(Box<Path>, Look),
+    /// The first by making the pool's file there, the others by links to it.
+    Make(Option<Content>),
     /// Each for itself.
     Apart(Option<Content>),
 }
@@ -114,14 +114,14 @@ impl Layer {
         let mut tasks = Vec::with_capacity(groups.len());
         for (key, paths) in groups {
             let how = match state.pool.claim(key) {
-                Claim::Link { number, look, is_lent } => {
+                Claim::Link { path, look, is_lent } => {
                     self.is_lent |= is_lent;
-                    How::Link(number, look)
+                    How::Link(path, look)
                 }
-                Claim::Make(number) => {
+                Claim::Make => {
                     state.bytes += key.bytes();
                     state.inodes += 1;
-                    How::Make(number, None)
+                    How::Make(None)
                 }
                 Claim::Apart => How::Apart(None),
             };
@@ -211,7 +211,7 @@ async fn fill(
 }
 
 async fn read(mut task: Task, source: &Source<'_>) -> Result<Task> {
-    if let How::Make(_, content) | How::Apart(content) = &mut task.how {
+    if let How::Make(content) | How::Apart(content) = &mut task.how {
         *content = Some(source.content(task.key.digest).await?);
     }
     Ok(task)
@@ -239,25 +239,30 @@ impl Writer {
     fn make(&mut self, task: Task) -> Result<()> {
         let Task { key, paths, how } = task;
         match how {
-            How::Link(number, look) => {
-                let file = pool::path(&self.shared.pool, number);
+            How::Link(file, look) => {
                 let is_same = fs::symlink_metadata(&file).is_ok_and(|found| Look::of(&found) == look);
-                if !is_same {
+                let mut state = self.shared.state.lock();
+                // It may have moved meanwhile.
+                if !is_same && state.pool.is_at(&key, &file) {
                     tracing::error!(digest = %key.digest, "a cached file was changed behind the worker's back");
-                    self.shared.state.lock().pool.spoil(&key);
+                    state.pool.spoil(&key);
                 }
+                drop(state);
                 if !is_same || self.link(&file, &paths).is_err() {
                     self.left.push(Task { key, paths, how: How::Apart(None) });
                 }
                 Ok(())
             }
-            How::Make(number, content) => {
-                let file = pool::path(&self.shared.pool, number);
+            How::Make(content) => {
+                let (first, others) = paths.split_first().expect("a file has a place");
+                let file = self.top.join(first);
                 let (is_lent, look) = self.write(&key, &file, content)?;
-                self.layer.lock().is_lent |= is_lent;
-                self.shared.state.lock().pool.made(&key, look, is_lent);
-                if self.link(&file, &paths).is_err() {
-                    self.left.push(Task { key, paths, how: How::Apart(None) });
+                if is_lent {
+                    self.layer.lock().is_lent = true;
+                }
+                self.shared.state.lock().pool.made(&key, &file, look, is_lent);
+                if self.link(&file, others).is_err() {
+                    self.left.push(Task { key, paths: others.to_vec(), how: How::Apart(None) });
                 }
                 Ok(())
             }
@@ -316,35 +321,19 @@ impl Writer {
     }
 }
 
-/// Makes a file that is not there; its directory too, where that is one of the pool's.
+/// Makes a file that is not there.
 fn create(path: &Path, mode: u32) -> io::Result<File> {
-    let open = || OpenOptions::new().write(true).create_new(true).mode(mode).open(path);
-    match open() {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            make_parent(path)?;
-            open()
-        }
-        result => result,
-    }
-}
-
-fn make_parent(path: &Path) -> io::Result<()> {
-    path.parent().map_or(Ok(()), fs::create_dir_all)
+    OpenOptions::new().write(true).create_new(true).mode(mode).open(path)
 }
 
 /// Makes a file of one that is lent: the same, where it is as it should be, else a copy.
 fn lend(key: &FileKey, lent: &Path, path: &Path) -> io::Result<bool> {
     if key.is_executable {
-        let linked = fs::hard_link(lent, path).or_else(|_| {
-            make_parent(path)?;
-            fs::hard_link(lent, path)
-        });
         // A file has a largest number of names, and may lie on another file system; neither is worth an error.
-        if linked.is_ok() {
+        if fs::hard_link(lent, path).is_ok() {
             return Ok(true);
         }
     }
-    make_parent(path)?;
     fs::copy(lent, path)?;
     fs::set_permissions(path, Permissions::from_mode(key.mode()))?;
     Ok(false)

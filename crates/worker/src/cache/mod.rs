@@ -23,8 +23,8 @@ pub use build::hide;
 use crate::{config::CacheLimits, source::Source, tree::Tree};
 use mortar_model::{Digest, Error, Result};
 use parking_lot::Mutex;
-use pool::{FileKey, Pool};
-use reaper::{Reaper, Remains};
+use pool::{FileKey, Pool, Release};
+use reaper::{Leaving, Reaper, Remains};
 use std::{
     collections::HashMap,
     fs,
@@ -56,9 +56,8 @@ pub struct DirectoryCache {
 
 #[derive(Debug)]
 struct Shared {
-    /// Where directories, and where files are.
+    /// Where directories are.
     layers: PathBuf,
-    pool: PathBuf,
     limits: CacheLimits,
     state: Mutex<State>,
     uses: AtomicU64,
@@ -66,7 +65,7 @@ struct Shared {
     remains: Sender<Remains>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct State {
     roots: HashMap<Digest, Arc<Entry>>,
     pool: Pool,
@@ -74,6 +73,8 @@ struct State {
     inodes: u64,
     /// What the store had told of damage when the roots were last trusted.
     damage: u64,
+    /// All of it goes: nothing need stay for others.
+    is_closing: bool,
 }
 
 /// A root that is there.
@@ -121,11 +122,18 @@ impl DirectoryCache {
                 .map_err(|error| Error::io("create a directory for input roots", error))?;
         }
         let reaper = Reaper::start()?;
+        let state = State {
+            roots: HashMap::new(),
+            pool: Pool::new(pool),
+            bytes: 0,
+            inodes: 0,
+            damage: 0,
+            is_closing: false,
+        };
         let shared = Shared {
             layers,
-            pool,
             limits,
-            state: Mutex::default(),
+            state: Mutex::new(state),
             uses: AtomicU64::new(0),
             next: AtomicU64::new(0),
             remains: reaper.sender(),
@@ -209,7 +217,10 @@ impl DirectoryCache {
 impl Drop for DirectoryCache {
     fn drop(&mut self) {
         // They hold what holds them.
-        let roots = std::mem::take(&mut self.shared.state.lock().roots);
+        let mut state = self.shared.state.lock();
+        state.is_closing = true;
+        let roots = std::mem::take(&mut state.roots);
+        drop(state);
         drop(roots);
     }
 }
@@ -305,16 +316,25 @@ impl Drop for Layer {
         let mut state = self.shared.state.lock();
         state.bytes = state.bytes.saturating_sub(self.bytes);
         state.inodes = state.inodes.saturating_sub(self.inodes);
-        let mut files = Vec::new();
-        for key in &self.files {
-            if let Some(number) = state.pool.release(key) {
-                state.bytes = state.bytes.saturating_sub(key.bytes());
-                state.inodes = state.inodes.saturating_sub(1);
-                files.push(pool::path(&self.shared.pool, number));
+        let (mut moving, mut files) = (Vec::new(), Vec::new());
+        let (directory, all) = (std::mem::take(&mut self.path), std::mem::take(&mut self.files));
+        for key in all {
+            match state.pool.release(&key, &directory) {
+                Release::Stays => {}
+                Release::Moves { from, to } => moving.push((key, from, to)),
+                Release::Goes(elsewhere) => {
+                    state.bytes = state.bytes.saturating_sub(key.bytes());
+                    state.inodes = state.inodes.saturating_sub(1);
+                    files.extend(elsewhere);
+                }
             }
         }
+        if state.is_closing {
+            moving.clear();
+        }
         drop(state);
+        let leaving = Leaving { directory, moving, files };
         // It fails only when the worker ends, which removes all of the cache.
-        self.shared.remains.send(Remains::Layer(std::mem::take(&mut self.path), files)).ok();
+        self.shared.remains.send(Remains::Layer(Arc::clone(&self.shared), leaving)).ok();
     }
 }

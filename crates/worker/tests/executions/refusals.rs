@@ -25,9 +25,10 @@ async fn refused(house: &House, what: &str, action: reapi::Digest) -> (Code, mor
     ended.error.unwrap_or_else(|| panic!("{what} is accepted"))
 }
 
+/// Without a worker: none has to find it out.
 #[tokio::test]
 async fn every_missing_blob_is_named_at_once() {
-    let house = House::new().await;
+    let house = House::without_worker().await;
     let keep = async |bytes: Vec<u8>| house.put(Sha256, bytes).await;
     let (file, other, gone) = (absent("file"), absent("other"), absent("directory"));
     let here = house.put(Sha256, "here").await;
@@ -53,12 +54,14 @@ async fn every_missing_blob_is_named_at_once() {
         let told: BTreeSet<String> = told.iter().map(Digest::hex).collect();
         assert_eq!(told, missing.into_iter().map(|text| absent(text).hash).collect(), "{what}");
     }
+    assert_eq!(house.scheduler.status().await.queued, 0);
+    house.hire().await;
     house.ok(&whole()).await;
 }
 
 #[tokio::test]
 async fn a_great_many_missing_blobs_can_be_told() {
-    let house = House::new().await;
+    let house = House::without_worker().await;
     let files: Vec<_> =
         (0..900).map(|index| (format!("f{index:03}"), absent(&format!("file {index}")))).collect();
     let files: Vec<_> = files.iter().map(|(name, digest)| (name.as_str(), digest)).collect();

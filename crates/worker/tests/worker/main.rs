@@ -179,6 +179,8 @@ impl Lab {
         inside
             .map(|entry| entry.path())
             .filter(|path| !path.ends_with("lock") && !path.ends_with("cache"))
+            // One that is empty waits for the next run.
+            .filter(|path| std::fs::read_dir(path).is_ok_and(|mut entries| entries.next().is_some()))
             .collect()
     }
 }

@@ -7,7 +7,7 @@ use crate::{
 };
 use mortar_model::{
     Digest, Kind, Outcome, Result,
-    session::{ExecutionId, FromWorker, Run, ToWorker, VERSION},
+    session::{ExecutionId, FromWorker, Log, LogPiece, LogRequest, Run, ToWorker, VERSION},
 };
 use mortar_worker::{SessionEnd, ShutdownHandle, serve, shutdown};
 use std::time::Duration;
@@ -44,12 +44,24 @@ impl Server {
         self.say(ToWorker::Run(Box::new(run))).await;
     }
 
+    /// The next answer to a request for a log.
+    async fn piece(&mut self) -> LogPiece {
+        loop {
+            if let FromWorker::Log(piece) = self.from_worker.recv().await.unwrap() {
+                return piece;
+            }
+        }
+    }
+
     /// The next end of an execution.
     async fn finished(&mut self) -> (String, Result<Outcome>) {
         loop {
             match self.from_worker.recv().await.unwrap() {
                 FromWorker::Finished { execution, outcome } => return (execution.to_string(), *outcome),
-                FromWorker::Progress { .. } | FromWorker::Heartbeat | FromWorker::Draining => {}
+                FromWorker::Progress { .. }
+                | FromWorker::Heartbeat
+                | FromWorker::Draining
+                | FromWorker::Log(_) => {}
                 FromWorker::Hello(_) => panic!("a second hello"),
             }
         }
@@ -179,4 +191,35 @@ async fn another_version_is_refused() {
     let heartbeat_interval = Duration::from_secs(1);
     server.say(ToWorker::Welcome { version: VERSION + 1, heartbeat_interval }).await;
     assert_eq!(server.session.await.unwrap(), SessionEnd::Incompatible);
+}
+
+#[tokio::test]
+async fn what_runs_is_read_while_it_writes() {
+    let lab = Lab::memory().await;
+    let mut server = Server::begin(&lab).await;
+    let script = "echo begun; echo woe >&2; sleep 55799";
+    server.run("1", lab.action(&Job::new(script)).await).await;
+    let mut asked = 0;
+    let mut ask = |log, offset, limit| {
+        asked += 1;
+        LogRequest { request: asked, execution: ExecutionId("1".into()), log, offset, limit }
+    };
+    for (log, expected) in [(Log::Stdout, "begun\n"), (Log::Stderr, "woe\n")] {
+        let piece = loop {
+            let request = ask(log, 0, 1_000);
+            server.say(ToWorker::ReadLog(request.clone())).await;
+            let piece = server.piece().await;
+            assert_eq!(piece.request, request.request);
+            // Before it has a directory, there is nothing to tell of it.
+            if !piece.over {
+                break piece;
+            }
+        };
+        assert_eq!(&piece.data[..], expected.as_bytes());
+    }
+    let waits = ask(Log::Stdout, 6, 1_000);
+    server.say(ToWorker::ReadLog(waits.clone())).await;
+    server.say(ToWorker::Cancel(ExecutionId("1".into()))).await;
+    let piece = server.piece().await;
+    assert_eq!((piece.request, piece.data.len(), piece.over), (waits.request, 0, true));
 }

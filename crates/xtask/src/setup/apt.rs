@@ -8,6 +8,8 @@ use super::{execute, say, works};
 
 /// Bazel 4.2.3 and the rule repositories it needs offline, the other clients, and what their builds call.
 const PACKAGES: &[&str] = &[
+    // Programs without a service.
+    "apache2-bin",
     "bazel-bootstrap",
     "bazel-bootstrap-source",
     "bazel-skylib",

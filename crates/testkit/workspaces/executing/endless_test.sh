@@ -1,0 +1,4 @@
+#!/bin/bash
+echo "said before the end"
+echo "said on stderr" >&2
+sleep 100000
