@@ -13,7 +13,7 @@ use mortar_wire::{Protobuf, encode_action, encode_command, encode_directory};
 use mortar_worker::{Stores, Worker, WorkerConfig};
 use std::{
     collections::BTreeMap,
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -220,13 +220,14 @@ impl Lab {
         self.actions.get(&Context::internal(), key).await.unwrap().is_some()
     }
 
-    /// Directories of runs and processes that are there.
+    /// Directories of runs and processes that are there; one that is empty waits for the next run.
     pub fn directories(&self) -> usize {
         let parents = std::fs::read_dir(self.directory.path().join("work")).unwrap().flatten();
         let inside = parents
             .filter(|entry| entry.path().is_dir())
             .flat_map(|entry| std::fs::read_dir(entry.path()).unwrap().flatten());
-        inside.filter(|entry| entry.path().is_dir() && !entry.path().ends_with("cache")).count()
+        let in_use = |path: &Path| std::fs::read_dir(path).is_ok_and(|mut inside| inside.next().is_some());
+        inside.map(|entry| entry.path()).filter(|path| !path.ends_with("cache") && in_use(path)).count()
     }
 }
 
