@@ -33,12 +33,10 @@ impl Executes {
     ) -> Result<(Outcome, bool)> {
         let upstream = self.upstreams.of(&context.instance)?;
         let action = self.inputs.action(context, request.action_digest).await?;
-        let there = Context { operation: None, ..upstream.context(context) };
         let mut tries = 1;
         loop {
             self.inputs.make_available(upstream, context, request.action_digest, &action).await?;
-            let executed = upstream.remote.execute(&there, request.clone(), progress).await;
-            match upstream.heard(executed) {
+            match upstream.execute(context, request.clone(), progress).await {
                 Ok(outcome) => return Ok((outcome, action.do_not_cache)),
                 Err(error) => match error.kind() {
                     Kind::MissingBlobs { missing } if tries < TRIES => {

@@ -54,7 +54,7 @@ impl Inputs {
             match outcome {
                 Ok(()) => {}
                 Err(error) if error.is_not_found() => absent.push(*digest),
-                Err(error) => return Err(Error::new(error.kind().clone())),
+                Err(error) => return Err(Error::new(error.kind().clone()).with_source(error.clone())),
             }
         }
         if !absent.is_empty() {

@@ -43,7 +43,7 @@ async fn renew(knowledge: &Knowledge, upstream: &Upstream) {
         }
         let Ok(instance) = InstanceName::parse(&instance) else { continue };
         let context = Context::internal().with_instance(instance);
-        match upstream.heard(mortar_model::BlobStore::find_missing(&upstream.remote, &context, &due).await) {
+        match upstream.ask_missing(&context, &due).await {
             Ok(missing) => {
                 knowledge.note(
                     scope,

@@ -6,7 +6,7 @@
 use crate::{
     debts::Debts,
     near::{Asks, Near},
-    upstream::{Upstreams, is_away},
+    upstream::Upstreams,
 };
 use async_trait::async_trait;
 use futures::{StreamExt, stream};
@@ -115,19 +115,11 @@ impl ActionCache for NearResults {
             return Ok(Some(result));
         }
         let upstream = self.0.upstreams.of(&context.instance)?;
-        match upstream.heard(upstream.remote.get(&upstream.context(context), key).await) {
-            Ok(Some(result)) => {
-                self.keep(context, key, &result, false);
-                Ok(Some(result))
-            }
-            Ok(None) => Ok(None),
-            // A build goes on without its cache.
-            Err(error) if is_away(&error) => {
-                tracing::debug!(?key, %error, "a result is not looked up");
-                Ok(None)
-            }
-            Err(error) => Err(error),
+        let found = upstream.look_up(context, key).await?;
+        if let Some(result) = &found {
+            self.keep(context, key, result, false);
         }
+        Ok(found)
     }
 
     async fn put(&self, context: &Context, key: ActionKey, result: ActionResult) -> Result<()> {

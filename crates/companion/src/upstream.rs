@@ -1,17 +1,23 @@
 //! The servers behind the companion: which one an instance name leads to, what it offers, what it is known to have, and
-//! how it was the last time that it was asked.
+//! how it was the last time that it was asked. All calls pass its breaker (`calls`).
+
+mod benefit;
+mod calls;
 
 use crate::{
+    assemble::Settings,
     knowledge::{Knowledge, Scope},
     terms::{Terms, TermsBook},
 };
-use mortar_model::{BlobStore, Context, Digest, DigestSet, Error, InstanceName, Kind, Result};
-use mortar_remote::{Endpoint, Options, Remote};
+use benefit::Benefit;
+use calls::Guarded;
+use mortar_model::{Context, Digest, DigestSet, Error, InstanceName, Kind, Result};
+use mortar_remote::{Endpoint, Remote, breaker::Breaker};
 use parking_lot::Mutex;
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -37,23 +43,25 @@ pub(crate) struct Upstreams {
 
 impl Upstreams {
     /// Nothing is asked yet.
-    pub fn new(
-        addresses: &[UpstreamAddress],
-        options: &Options,
-        knowledge: &Arc<Knowledge>,
-        terms: &Arc<TermsBook>,
-    ) -> Result<Self> {
-        let mut all = Vec::with_capacity(addresses.len());
-        for address in addresses {
-            let remote = Endpoint::connect(&address.uri, options.clone())?;
+    pub fn new(settings: &Settings, knowledge: &Arc<Knowledge>, terms: &Arc<TermsBook>) -> Result<Self> {
+        let mut all = Vec::with_capacity(settings.upstreams.len());
+        for address in &settings.upstreams {
+            let remote = Endpoint::connect(&address.uri, settings.remote.clone())?;
+            let uri = remote.endpoint().to_string();
+            let probe = Arc::new(remote.clone());
+            let breaker = Breaker::new(uri.clone(), settings.breaker.clone(), Some(probe));
             all.push(Upstream {
                 index: 0,
                 name: address.name.clone(),
-                uri: remote.endpoint().to_string(),
+                uri,
+                guarded: Guarded::new(&remote, &breaker),
                 remote,
+                benefit: Benefit::new(breaker.clone()),
+                breaker,
+                has_executed: AtomicBool::new(false),
                 knowledge: knowledge.clone(),
                 terms: terms.clone(),
-                trouble: Mutex::default(),
+                failure: Mutex::default(),
                 counts: Counts::default(),
             });
         }
@@ -84,10 +92,16 @@ pub(crate) struct Upstream {
     pub name: InstanceName,
     pub uri: String,
     pub remote: Remote,
+    pub breaker: Breaker,
     pub counts: Counts,
+    guarded: Guarded,
+    benefit: Benefit,
+    /// Clients have it execute.
+    has_executed: AtomicBool,
     knowledge: Arc<Knowledge>,
     terms: Arc<TermsBook>,
-    trouble: Mutex<Option<String>>,
+    /// Of the last call, if nobody was there.
+    failure: Mutex<Option<String>>,
 }
 
 /// What was done since the start.
@@ -163,7 +177,7 @@ impl Upstream {
             return Ok(missing);
         }
         let unknown = DigestSet::from_iter(unknown);
-        let told = self.heard(self.remote.find_missing(&self.context(context), &unknown).await)?;
+        let told = self.ask_missing(&self.context(context), &unknown).await?;
         self.note(context, unknown.iter().filter(|digest| !told.contains(digest)));
         self.knowledge.note_absent(scope, told.iter());
         missing.extend(told);
@@ -188,7 +202,7 @@ impl Upstream {
         let rest = self.rest(&context.instance).unwrap_or_default().to_owned();
         let (this, asked) = (self.clone(), Context { deadline: None, ..self.context(context) });
         let ask = async move {
-            match this.heard(this.remote.capabilities(&asked).await) {
+            match this.ask_terms(&asked).await {
                 Ok(told) => this.terms.learn(&this.uri, &rest, &told),
                 Err(error) => tracing::debug!(%error, upstream = this.uri, "the capabilities are not told"),
             }
@@ -200,30 +214,6 @@ impl Upstream {
             let _ = tokio::time::timeout(FIRST_WORD, asking).await;
         }
         self.terms(context)
-    }
-
-    /// Takes note of how a call went.
-    pub fn heard<T>(&self, outcome: Result<T>) -> Result<T> {
-        match &outcome {
-            Err(error) if is_away(error) => {
-                let mut trouble = self.trouble.lock();
-                if trouble.is_none() {
-                    tracing::warn!("upstream {}: {error}", self.uri);
-                }
-                *trouble = Some(error.to_string());
-            }
-            _ => {
-                if self.trouble.lock().take().is_some() {
-                    tracing::info!("upstream {}: it answers again", self.uri);
-                }
-            }
-        }
-        outcome
-    }
-
-    /// Why it could not be used the last time.
-    pub fn trouble(&self) -> Option<String> {
-        self.trouble.lock().clone()
     }
 
     /// How many blobs are known to be there.

@@ -12,7 +12,7 @@ use mortar_companion::{
     life::{self, Home, Ownership, Sockets, Taken, Whereabouts, hand_over},
 };
 use mortar_model::{Error, InstanceName};
-use mortar_remote::{Endpoint, Options, Retry};
+use mortar_remote::{Endpoint, Options, Retry, breaker};
 use mortar_server::{LeaseTerms, bazelrc};
 use mortar_services::listener::Address;
 use std::{
@@ -146,7 +146,8 @@ fn settings(arguments: &RunFlags, home: &Home, upstreams: Vec<UpstreamAddress>) 
     if owed > max_size / 2 {
         bail!("--max-owed is {}; at most half of --max-size, {}, is possible", Size(owed), Size(max_size));
     }
-    let retry = Retry { attempts: 4, ..Retry::default() };
+    // Little: the breaker counts the waits between as silence.
+    let retry = Retry { attempts: 2, ..Retry::default() };
     Ok(Settings {
         directory: home.directory().to_owned(),
         max_size,
@@ -158,6 +159,7 @@ fn settings(arguments: &RunFlags, home: &Home, upstreams: Vec<UpstreamAddress>) 
             retry,
             ..Options::default()
         },
+        breaker: breaker::Terms::default(),
         foreign_lease: arguments.foreign_lease.map_or(Duration::ZERO, |span| span.0),
         owed: Bounds { entries: MOST_OWED, bytes: owed },
         write_through: arguments.write_through,

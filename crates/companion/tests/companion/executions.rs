@@ -12,7 +12,7 @@ use mortar_model::{
 use mortar_wire::{encode_action, encode_command, encode_directory};
 
 /// An action over one file, all of whose blobs but the file are written. With all of them.
-async fn action(running: &Running, file: Digest) -> (Digest, Vec<Digest>) {
+pub async fn action(running: &Running, file: Digest) -> (Digest, Vec<Digest>) {
     let node = FileNode { name: "input".into(), digest: file, is_executable: false, properties: None };
     let root = encode_directory(&Directory { files: vec![node], ..Directory::default() });
     let command = encode_command(&Command { arguments: vec!["true".into()], ..Command::default() });
@@ -32,7 +32,7 @@ async fn action(running: &Running, file: Digest) -> (Digest, Vec<Digest>) {
     (digest(&action), all)
 }
 
-async fn execute(running: &Running, action_digest: Digest, skip_cache_lookup: bool) -> Result<Outcome> {
+pub async fn execute(running: &Running, action_digest: Digest, skip_cache_lookup: bool) -> Result<Outcome> {
     let request = ExecuteRequest { action_digest, skip_cache_lookup, priority: 0 };
     running.client.execute(&context(), request, &()).await
 }
@@ -55,7 +55,10 @@ async fn inputs_go_first_and_only_once() {
     until("the result is kept", async || running.companion.store_stats().results == 1).await;
     assert!(execute(&running, digest, false).await.unwrap().cached);
     assert!(!execute(&running, digest, true).await.unwrap().cached);
-    assert_eq!(upstream.watch.asked(), [Asked::Executed(digest)]);
+    // Its own server reads the log, to send it along.
+    let mut asked = upstream.watch.asked();
+    asked.retain(|asked| *asked != Asked::Read(digest));
+    assert_eq!(asked, [Asked::Executed(digest)]);
     running.end().await;
 }
 
