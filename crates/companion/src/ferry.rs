@@ -23,6 +23,8 @@ const BATCH_COUNT: usize = 1_000;
 /// Batches and streams at the same time.
 const BATCHES: usize = 8;
 const STREAMS: usize = 4;
+/// Blobs at the same time, of any size, where there are no batches.
+const SINGLES: usize = 16;
 
 /// What became of each blob. An error is shared by those that a call was about.
 pub(crate) type Carried = HashMap<Digest, Result<(), Arc<Error>>>;
@@ -83,12 +85,15 @@ impl Ferry {
         let found = digests.iter().filter(|digest| !missing.contains(digest));
         let mut carried: Carried = found.map(|digest| (digest, Ok(()))).collect();
         add(&upstream.counts.found_blobs, carried.len() as u64);
-        let (small, large): (Vec<_>, Vec<_>) = missing.iter().partition(|digest| digest.size() <= SMALL);
+        let takes_batches = upstream.link.takes_batches();
+        let (small, large): (Vec<_>, Vec<_>) =
+            missing.iter().partition(|digest| takes_batches && digest.size() <= SMALL);
         let batches = batches(small).into_iter().map(|batch| self.send_batch(upstream, context, batch));
         let streams = large.into_iter().map(|digest| self.send_stream(upstream, context, digest));
+        let at_once = if takes_batches { STREAMS } else { SINGLES };
         let (batches, streams) = tokio::join!(
             stream::iter(batches.collect::<Vec<_>>()).buffer_unordered(BATCHES).collect::<Vec<_>>(),
-            stream::iter(streams.collect::<Vec<_>>()).buffer_unordered(STREAMS).collect::<Vec<_>>(),
+            stream::iter(streams.collect::<Vec<_>>()).buffer_unordered(at_once).collect::<Vec<_>>(),
         );
         for (digest, sent) in batches.into_iter().flatten().chain(streams) {
             if sent.is_ok() {

@@ -3,6 +3,8 @@
 
 mod benefit;
 mod calls;
+mod link;
+mod merged;
 
 use crate::{
     assemble::Settings,
@@ -11,10 +13,13 @@ use crate::{
 };
 use benefit::Benefit;
 use calls::Guarded;
+pub(crate) use link::Link;
+use merged::{Asking, LookUps};
 use mortar_model::{Context, Digest, DigestSet, Error, InstanceName, Kind, Result};
-use mortar_remote::{Endpoint, Remote, breaker::Breaker};
+use mortar_remote::{Endpoint, HttpAddress, breaker::Breaker};
 use parking_lot::Mutex;
 use std::{
+    fmt,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -26,13 +31,37 @@ use std::{
 const FIRST_WORD: Duration = Duration::from_secs(5);
 
 /// Where an instance name leads.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct UpstreamAddress {
     /// The instance name, or what it begins with, that leads there; empty for all that lead nowhere else. It is not told
     /// to the server.
     pub name: InstanceName,
-    /// Such as `grpc://HOST:PORT`.
+    /// Such as `grpc://HOST:PORT`; that of an HTTP cache may hold a password.
     pub uri: String,
+}
+
+impl UpstreamAddress {
+    /// The address without secrets.
+    pub fn shown(&self) -> String {
+        let http = self.uri.parse::<HttpAddress>().map(|address| address.to_string());
+        let grpc = || self.uri.parse::<Endpoint>().map(|endpoint| endpoint.to_string());
+        // What is neither may be anything.
+        http.or_else(|_| grpc()).unwrap_or_else(|_| "***".into())
+    }
+
+    /// Fails if it is none.
+    pub fn check(&self) -> Result<()> {
+        match link::is_http(&self.uri) {
+            true => self.uri.parse::<HttpAddress>().map(drop),
+            false => self.uri.parse::<Endpoint>().map(drop),
+        }
+    }
+}
+
+impl fmt::Debug for UpstreamAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}={}", self.name, self.shown())
+    }
 }
 
 /// All of them.
@@ -46,19 +75,22 @@ impl Upstreams {
     pub fn new(settings: &Settings, knowledge: &Arc<Knowledge>, terms: &Arc<TermsBook>) -> Result<Self> {
         let mut all = Vec::with_capacity(settings.upstreams.len());
         for address in &settings.upstreams {
-            let remote = Endpoint::connect(&address.uri, settings.remote.clone())?;
-            let uri = remote.endpoint().to_string();
-            let probe = Arc::new(remote.clone());
-            let breaker = Breaker::new(uri.clone(), settings.breaker.clone(), Some(probe));
+            let spoken = terms.protocol(&address.shown());
+            let link = Link::to(&address.uri, &settings.remote, spoken)?;
+            let uri = link.uri();
+            let breaker = Breaker::new(uri.clone(), settings.breaker.clone(), Some(link.probe()));
             all.push(Upstream {
                 index: 0,
                 name: address.name.clone(),
                 uri,
-                guarded: Guarded::new(&remote, &breaker),
-                remote,
+                guarded: Guarded::new(&link, &breaker),
+                link,
                 benefit: Benefit::new(breaker.clone()),
                 breaker,
+                looking_up: LookUps::default(),
+                asking: Asking::default(),
                 has_executed: AtomicBool::new(false),
+                is_stranger: AtomicBool::new(false),
                 knowledge: knowledge.clone(),
                 terms: terms.clone(),
                 failure: Mutex::default(),
@@ -91,13 +123,17 @@ pub(crate) struct Upstream {
     pub index: usize,
     pub name: InstanceName,
     pub uri: String,
-    pub remote: Remote,
+    pub link: Link,
     pub breaker: Breaker,
     pub counts: Counts,
     guarded: Guarded,
     benefit: Benefit,
+    looking_up: LookUps,
+    asking: Asking,
     /// Clients have it execute.
     has_executed: AtomicBool,
+    /// It did not take our credentials the last time.
+    is_stranger: AtomicBool,
     knowledge: Arc<Knowledge>,
     terms: Arc<TermsBook>,
     /// Of the last call, if nobody was there.
@@ -165,23 +201,33 @@ impl Upstream {
         self.knowledge.forget(self.scope(context), digests);
     }
 
-    /// Asks for those that nothing is known of, and takes note of the answer.
+    /// Asks for those that nothing is known of, and that nobody else asks for now, and takes note of the answer.
     pub async fn find_missing(&self, context: &Context, digests: &DigestSet) -> Result<DigestSet> {
         let scope = self.scope(context);
-        let (absent, unknown): (Vec<_>, Vec<_>) = self
-            .unknown(context, digests.iter())
-            .into_iter()
-            .partition(|digest| self.knowledge.was_absent(scope, *digest));
-        let mut missing = DigestSet::from_iter(absent);
-        if unknown.is_empty() {
-            return Ok(missing);
+        let mut missing = DigestSet::new();
+        let mut left = self.unknown(context, digests.iter());
+        loop {
+            let (absent, unknown): (Vec<_>, Vec<_>) =
+                left.iter().partition(|digest| self.knowledge.was_absent(scope, *digest));
+            missing.extend(absent);
+            if unknown.is_empty() {
+                return Ok(missing);
+            }
+            let answered = self.asking.answered.notified();
+            let mut answered = std::pin::pin!(answered);
+            answered.as_mut().enable();
+            let claim = self.asking.claim(scope, &unknown);
+            if claim.digests.is_empty() {
+                answered.await;
+            } else {
+                let told = self.ask_missing(&self.context(context), &claim.digests).await?;
+                self.note(context, claim.digests.iter().filter(|digest| !told.contains(digest)));
+                self.knowledge.note_absent(scope, told.iter());
+                missing.extend(told);
+            }
+            let others = unknown.into_iter().filter(|digest| !claim.digests.contains(digest));
+            left = self.unknown(context, others);
         }
-        let unknown = DigestSet::from_iter(unknown);
-        let told = self.ask_missing(&self.context(context), &unknown).await?;
-        self.note(context, unknown.iter().filter(|digest| !told.contains(digest)));
-        self.knowledge.note_absent(scope, told.iter());
-        missing.extend(told);
-        Ok(missing)
     }
 
     /// What it offers, as far as that is known.
@@ -203,7 +249,7 @@ impl Upstream {
         let (this, asked) = (self.clone(), Context { deadline: None, ..self.context(context) });
         let ask = async move {
             match this.ask_terms(&asked).await {
-                Ok(told) => this.terms.learn(&this.uri, &rest, &told),
+                Ok(told) => this.terms.learn(&this.uri, &rest, &told, this.link.protocol()),
                 Err(error) => tracing::debug!(%error, upstream = this.uri, "the capabilities are not told"),
             }
         };
@@ -225,4 +271,9 @@ impl Upstream {
 /// Whether this says that nobody was there, and nothing about what was asked.
 pub(crate) fn is_away(error: &Error) -> bool {
     matches!(error.kind(), Kind::Unavailable { .. } | Kind::DeadlineExceeded { .. } | Kind::Aborted { .. })
+}
+
+/// Whether this says that the upstream does not know who we are, which others may change.
+pub(crate) fn is_stranger(error: &Error) -> bool {
+    matches!(error.kind(), Kind::Unauthenticated { .. })
 }

@@ -7,7 +7,7 @@ use super::{
 };
 use crate::{
     ferry::{Carried, Ferry},
-    upstream::{Upstream, is_away},
+    upstream::{Upstream, is_away, is_stranger},
 };
 use futures::{StreamExt, stream};
 use mortar_model::{Context, DigestSet, Error};
@@ -230,7 +230,7 @@ fn fate(error: Arc<Error>, attempts: u32) -> Fate {
         Mismatch, MissingBlobs, NotFound, OutOfRange, PermissionDenied, ResourceExhausted, Unauthenticated,
         Unavailable, Unimplemented,
     };
-    if is_away(&error) {
+    if is_away(&error) || is_stranger(&error) {
         return Fate::Later;
     }
     match error.kind() {

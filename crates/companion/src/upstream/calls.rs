@@ -1,14 +1,14 @@
 //! The calls to an upstream. Each passes its breaker and is told in the words of the upstream's own instance names.
 
-use super::{Upstream, add, is_away};
+use super::{Link, Upstream, add, is_away, is_stranger};
 use bytes::Bytes;
 use mortar_model::{
     ActionCache, ActionKey, ActionResult, Blob, BlobStore, Context, Digest, DigestSet, Error, ExecuteRequest,
-    Executor, Outcome, Progress, Range, Result,
+    Outcome, Progress, Range, Result,
 };
 use mortar_remote::{
-    Capabilities, Remote,
-    breaker::{Breaker, Call, Cause, GuardedActions, GuardedBlobs, GuardedExecutor, is_refusal},
+    Capabilities, Inline,
+    breaker::{Breaker, Call, Cause, GuardedActions, GuardedBlobs, is_refusal},
 };
 use std::{
     sync::{Arc, atomic::Ordering},
@@ -18,28 +18,35 @@ use std::{
 /// An upstream behind its breaker.
 pub(super) struct Guarded {
     blobs: GuardedBlobs,
-    actions: GuardedActions,
-    executor: GuardedExecutor,
+    actions: Arc<GuardedActions>,
 }
 
 impl Guarded {
-    pub fn new(remote: &Remote, breaker: &Breaker) -> Self {
-        let remote = Arc::new(remote.clone());
+    pub fn new(link: &Link, breaker: &Breaker) -> Self {
         Self {
-            blobs: GuardedBlobs::new(remote.clone(), breaker.clone()),
-            actions: GuardedActions::new(remote.clone(), breaker.clone()),
-            executor: GuardedExecutor::new(remote, breaker.clone()),
+            blobs: GuardedBlobs::new(link.blobs(), breaker.clone()),
+            actions: Arc::new(GuardedActions::new(link.actions(), breaker.clone())),
         }
     }
 }
 
 impl Upstream {
-    /// A result; none also where the upstream is away: a build goes on without its cache.
+    /// A result; none also where the upstream is away or does not know us: a build goes on without its cache.
     pub async fn look_up(&self, context: &Context, key: ActionKey) -> Result<Option<ActionResult>> {
         let begun = Instant::now();
-        let found = self.guarded.actions.get(&self.context(context), key).await?;
+        let there = self.context(context);
+        let (begun_here, answer) = self.looking_up.get(&self.guarded.actions, &there, key).await;
+        let found = match answer {
+            // Which may be the breaker's word.
+            Ok(None) => return Ok(None),
+            found => match self.heard(found) {
+                Err(error) if is_stranger(&error) => return Ok(None),
+                found => found?,
+            },
+        };
         // Where it executes, the way without it is no shorter.
         if let Some(result) = &found
+            && begun_here
             && !self.has_executed.load(Ordering::Relaxed)
         {
             self.benefit.found(result, begun.elapsed());
@@ -61,7 +68,7 @@ impl Upstream {
         // What a cache of no use has given names is still fetched.
         let open = self.breaker.standing().open[Call::Read as usize];
         let read = match open {
-            Some(Cause::NoBenefit) => self.remote.read(&there, digest, range).await,
+            Some(Cause::NoBenefit) => self.link.blobs().read(&there, digest, range).await,
             _ => self.guarded.blobs.read(&there, digest, range).await,
         };
         match self.heard(read) {
@@ -70,7 +77,9 @@ impl Upstream {
                 self.forget(context, [digest]);
                 Err(error)
             }
-            Err(error) if is_refusal(&error) => Err(Error::not_found("blob", digest).with_source(error)),
+            Err(error) if is_refusal(&error) || is_stranger(&error) => {
+                Err(Error::not_found("blob", digest).with_source(error))
+            }
             Err(error) => Err(error),
         }
     }
@@ -84,7 +93,7 @@ impl Upstream {
     pub async fn write_batch(&self, context: &Context, blobs: &[(Digest, Bytes)]) -> Result<Vec<Result<()>>> {
         let there = self.context(context);
         let bytes = blobs.iter().map(|(digest, _)| digest.size()).sum();
-        let write = Box::pin(self.remote.write_batch(&there, blobs));
+        let write = Box::pin(self.link.write_batch(&there, blobs));
         self.heard(self.breaker.call(&there, Call::Write, bytes, write).await)
     }
 
@@ -98,25 +107,45 @@ impl Upstream {
         &self,
         context: &Context,
         request: ExecuteRequest,
+        inline: &Inline,
         progress: &dyn Progress,
     ) -> Result<Outcome> {
         self.has_executed.store(true, Ordering::Relaxed);
         let there = Context { operation: None, ..self.context(context) };
-        self.heard(self.guarded.executor.execute(&there, request, progress).await)
+        let execute = Box::pin(self.link.execute(&there, request, inline, progress));
+        self.heard(self.breaker.call(&there, Call::Execute, 0, execute).await)
+    }
+
+    /// Whether it waits for inputs that follow an execution. Who does not say so does not.
+    pub async fn takes_inputs_later(&self, context: &Context) -> bool {
+        let there = self.context(context);
+        let ask = Box::pin(self.link.takes_inputs_later(&there));
+        self.heard(self.breaker.call(&there, Call::LookUp, 0, ask).await).unwrap_or(false)
     }
 
     /// What it says that it offers, under its own instance name.
     pub async fn ask_terms(&self, there: &Context) -> Result<Capabilities> {
-        let ask = Box::pin(self.remote.capabilities(there));
+        let ask = Box::pin(self.link.capabilities(there));
         self.heard(self.breaker.call(there, Call::LookUp, 0, ask).await)
     }
 
-    /// Takes note of how a call went. To tell people is the breaker's.
+    /// Takes note of how a call went. To tell people that nobody was there is the breaker's.
     fn heard<T>(&self, outcome: Result<T>) -> Result<T> {
         match &outcome {
             Err(error) if is_refusal(error) => {}
             Err(error) if is_away(error) => *self.failure.lock() = Some(error.to_string()),
-            _ => *self.failure.lock() = None,
+            Err(error) if is_stranger(error) => {
+                let before = self.failure.lock().replace(error.to_string());
+                if !self.is_stranger.swap(true, Ordering::Relaxed) && before.is_none() {
+                    tracing::warn!("upstream `{}` does not take our credentials: {error}", self.uri);
+                }
+            }
+            _ => {
+                *self.failure.lock() = None;
+                if outcome.is_ok() && self.is_stranger.swap(false, Ordering::Relaxed) {
+                    tracing::warn!("upstream `{}` takes our credentials again", self.uri);
+                }
+            }
         }
         outcome
     }

@@ -20,14 +20,14 @@ use std::{
 };
 
 /// Soon impatient, and soon there again.
-fn terms() -> Terms {
+pub fn terms() -> Terms {
     let (limits, pauses) = [(200, 500), (50, 200)]
         .map(|(least, most)| (Duration::from_millis(least), Duration::from_millis(most)))
         .into();
     Terms { limits, pauses, ..Terms::default() }
 }
 
-fn relayed(upstream: &Upstream) -> (Relay, String) {
+pub fn relayed(upstream: &Upstream) -> (Relay, String) {
     let address = upstream.url.trim_start_matches("grpc://").replace("localhost", "127.0.0.1");
     let relay = Relay::start(&address, Link::default()).unwrap();
     let url = format!("grpc://{}", relay.address());

@@ -2,8 +2,10 @@
 //! from where, what it owes, and what becomes of that when upstreams fail.
 #![allow(clippy::unwrap_used)]
 
+mod access;
 mod away;
 mod executions;
+mod http;
 mod known;
 mod lives;
 mod owed;
