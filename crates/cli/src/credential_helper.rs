@@ -65,14 +65,23 @@ pub async fn run(command: Command) -> anyhow::Result<()> {
 
 impl Source {
     fn read(&self) -> anyhow::Result<Config> {
-        let path = match &self.config {
-            Some(path) => path.clone(),
-            None => usual_place().context("there is no home directory; name the file with --config")?,
-        };
-        let text = std::fs::read_to_string(&path)
-            .with_context(|| format!("reading the sources of credentials `{}`", path.display()))?;
-        parse(&text, &path)
+        match &self.config {
+            Some(path) => read(path),
+            None => read(&usual_place().context("there is no home directory; name the file with --config")?),
+        }
     }
+}
+
+/// The sources of credentials that are used where none are named, if there are any.
+pub fn usual() -> anyhow::Result<Option<Config>> {
+    usual_place().filter(|path| path.exists()).map(|path| read(&path)).transpose()
+}
+
+/// The sources of credentials in this file.
+pub fn read(path: &Path) -> anyhow::Result<Config> {
+    let text = std::fs::read_to_string(path)
+        .with_context(|| format!("reading the sources of credentials `{}`", path.display()))?;
+    parse(&text, path)
 }
 
 /// What is wrong is told without the line that it stands in, which may hold a secret.

@@ -62,7 +62,7 @@ impl Service {
     }
 
     fn upstream(&self, upstream: &Upstream) -> mortar_wire::companion::Upstream {
-        let counts = &upstream.counts;
+        let (counts, standing) = (&upstream.counts, upstream.breaker.standing());
         mortar_wire::companion::Upstream {
             name: upstream.name.to_string(),
             address: upstream.uri.clone(),
@@ -74,6 +74,8 @@ impl Service {
             found_blobs: counts.found_blobs.load(Ordering::Relaxed),
             refused: counts.refused.load(Ordering::Relaxed),
             known: upstream.known(),
+            left_alone: standing.opened,
+            spared: standing.refused,
         }
     }
 }

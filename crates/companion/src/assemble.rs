@@ -31,7 +31,10 @@ use crate::{
 };
 use axum::Router;
 use mortar_model::{Clock, Codec, Executor, Platform, Result, SystemClock};
-use mortar_remote::Options;
+use mortar_remote::{
+    Options,
+    breaker::{self, Standing},
+};
 use mortar_services::{Operations, Ports};
 use mortar_store::{DiskConfig, DiskStore, Journal, LeaseTerms, NamedValues, Policy, Results, StoreStats};
 use mortar_wire::Protobuf;
@@ -53,6 +56,8 @@ pub struct Settings {
     pub upstreams: Vec<UpstreamAddress>,
     /// How to talk to them.
     pub remote: Options,
+    /// By what they are judged.
+    pub breaker: breaker::Terms,
     /// For how long what a server calls present is believed to stay, if it does not say so itself.
     pub foreign_lease: Duration,
     /// What may be owed.
@@ -89,7 +94,7 @@ impl Companion {
 
         let knowledge = Arc::new(Knowledge::open(&directory.join("knowledge"), clock.clone())?);
         let terms = Arc::new(TermsBook::open(directory.join("upstreams.json"), settings.foreign_lease));
-        let upstreams = Arc::new(Upstreams::new(&settings.upstreams, &settings.remote, &knowledge, &terms)?);
+        let upstreams = Arc::new(Upstreams::new(&settings, &knowledge, &terms)?);
 
         let (journal, owed) = Journal::open(directory)?;
         let debts = Arc::new(Debts::new(debts::Parts {
@@ -190,10 +195,16 @@ impl Companion {
         self.debts.refused()
     }
 
+    /// How the breakers of the upstreams stand, by the upstream's name.
+    pub fn standings(&self) -> Vec<(String, Standing)> {
+        let of = |upstream: &Arc<Upstream>| (upstream.name.to_string(), upstream.breaker.standing());
+        self.upstreams.all().iter().map(of).collect()
+    }
+
     /// Whether what is owed can be paid, as far as is known.
     pub fn can_pay(&self) -> bool {
         let owes = |upstream: &&Arc<Upstream>| self.left_of(upstream) != Left::default();
-        self.upstreams.all().iter().filter(owes).any(|upstream| upstream.trouble().is_none())
+        self.upstreams.all().iter().filter(owes).any(|upstream| upstream.takes_writes())
     }
 
     pub(crate) fn upstreams(&self) -> &[Arc<Upstream>] {

@@ -1,14 +1,21 @@
 //! Executions: answered from here where the result is known, else carried out upstream, whose own look-up comes first.
 //!
-//! What the upstream lacks of the inputs is sent before ([`Inputs::make_available`], the one place to change for
-//! upstreams that take inputs after the call). The result is kept, so that what the client reads next is here.
+//! An upstream that waits for inputs is asked at once, and what it lacks follows ([`following`]); to others it is sent before.
+//! The result is kept, with all that it brought along, so that what the client reads next is here.
 
-use crate::{inputs::Inputs, results::NearResults, upstream::Upstreams};
+mod following;
+
+use crate::{
+    inputs::Inputs,
+    results::NearResults,
+    upstream::{Upstream, Upstreams},
+};
 use async_trait::async_trait;
 use mortar_model::{
-    ActionKey, Context, ExecuteRequest, ExecutionMetadata, Executor, Kind, Outcome, Progress, Result, Stage,
-    Termination,
+    Action, ActionKey, Context, ExecuteRequest, ExecutionMetadata, Executor, Kind, Outcome, Progress, Result,
+    Stage, Termination,
 };
+use mortar_remote::Inline;
 use std::sync::Arc;
 
 /// How often inputs are sent again that the upstream turned out to have lost.
@@ -33,24 +40,56 @@ impl Executes {
     ) -> Result<(Outcome, bool)> {
         let upstream = self.upstreams.of(&context.instance)?;
         let action = self.inputs.action(context, request.action_digest).await?;
-        let there = Context { operation: None, ..upstream.context(context) };
+        let inline = self.inputs.outputs_of(context, &action).await;
+        let call = Call { upstream, context, request, action: &action, inline: &inline, progress };
+        let mut inputs_follow = upstream.takes_inputs_later(context).await;
         let mut tries = 1;
         loop {
-            self.inputs.make_available(upstream, context, request.action_digest, &action).await?;
-            let executed = upstream.remote.execute(&there, request.clone(), progress).await;
-            match upstream.heard(executed) {
+            let executed = match inputs_follow {
+                true => self.inputs_following(&call).await?,
+                false => self.inputs_first(&call).await?,
+            };
+            match executed {
                 Ok(outcome) => return Ok((outcome, action.do_not_cache)),
                 Err(error) => match error.kind() {
                     Kind::MissingBlobs { missing } if tries < TRIES => {
                         tracing::debug!(blobs = missing.len(), "the upstream lost what it was known to have");
                         upstream.forget(context, missing.iter().copied());
                         self.inputs.forget(upstream);
+                        inputs_follow = false;
                         tries += 1;
                     }
                     _ => return Err(error),
                 },
             }
         }
+    }
+
+    /// Sends what is missing, then executes. Only what the inner result tells is the upstream's.
+    async fn inputs_first(&self, call: &Call<'_>) -> Result<Result<Outcome>> {
+        self.supply(call).await?;
+        Ok(call.execute(call.context, call.progress).await)
+    }
+
+    async fn supply(&self, call: &Call<'_>) -> Result<()> {
+        let Call { upstream, context, request, action, .. } = call;
+        self.inputs.make_available(upstream, context, request.action_digest, action).await
+    }
+}
+
+/// One execution upstream.
+struct Call<'a> {
+    upstream: &'a Upstream,
+    context: &'a Context,
+    request: &'a ExecuteRequest,
+    action: &'a Action,
+    inline: &'a Inline,
+    progress: &'a dyn Progress,
+}
+
+impl Call<'_> {
+    async fn execute(&self, context: &Context, progress: &dyn Progress) -> Result<Outcome> {
+        self.upstream.execute(context, self.request.clone(), self.inline, progress).await
     }
 }
 
@@ -76,6 +115,7 @@ impl Executor for Executes {
             }
         }
         let (outcome, do_not_cache) = self.upstream(context, &request, progress).await?;
+        self.inputs.near().take_in(context, &outcome.result).await;
         if outcome.result.is_success() && outcome.termination == Termination::Exited && !do_not_cache {
             self.results.keep(context, key, &outcome.result, true);
         } else {

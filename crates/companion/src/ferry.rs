@@ -6,8 +6,7 @@
 use crate::upstream::{Upstream, add};
 use bytes::Bytes;
 use futures::{StreamExt, future::BoxFuture, stream};
-use mortar_model::{BlobStore, BlobStoreExt, Context, Digest, DigestSet, Error, Range, Result};
-use mortar_remote::Remote;
+use mortar_model::{Blob, BlobStore, BlobStoreExt, Context, Digest, DigestSet, Error, Range, Result};
 use parking_lot::Mutex;
 use std::{
     collections::{HashMap, HashSet},
@@ -24,6 +23,8 @@ const BATCH_COUNT: usize = 1_000;
 /// Batches and streams at the same time.
 const BATCHES: usize = 8;
 const STREAMS: usize = 4;
+/// Blobs at the same time, of any size, where there are no batches.
+const SINGLES: usize = 16;
 
 /// What became of each blob. An error is shared by those that a call was about.
 pub(crate) type Carried = HashMap<Digest, Result<(), Arc<Error>>>;
@@ -84,14 +85,15 @@ impl Ferry {
         let found = digests.iter().filter(|digest| !missing.contains(digest));
         let mut carried: Carried = found.map(|digest| (digest, Ok(()))).collect();
         add(&upstream.counts.found_blobs, carried.len() as u64);
-        let (small, large): (Vec<_>, Vec<_>) = missing.iter().partition(|digest| digest.size() <= SMALL);
-        let there = upstream.context(context);
-        let batches =
-            batches(small).into_iter().map(|batch| self.send_batch(&upstream.remote, &there, batch));
-        let streams = large.into_iter().map(|digest| self.send_stream(&upstream.remote, &there, digest));
+        let takes_batches = upstream.link.takes_batches();
+        let (small, large): (Vec<_>, Vec<_>) =
+            missing.iter().partition(|digest| takes_batches && digest.size() <= SMALL);
+        let batches = batches(small).into_iter().map(|batch| self.send_batch(upstream, context, batch));
+        let streams = large.into_iter().map(|digest| self.send_stream(upstream, context, digest));
+        let at_once = if takes_batches { STREAMS } else { SINGLES };
         let (batches, streams) = tokio::join!(
             stream::iter(batches.collect::<Vec<_>>()).buffer_unordered(BATCHES).collect::<Vec<_>>(),
-            stream::iter(streams.collect::<Vec<_>>()).buffer_unordered(STREAMS).collect::<Vec<_>>(),
+            stream::iter(streams.collect::<Vec<_>>()).buffer_unordered(at_once).collect::<Vec<_>>(),
         );
         for (digest, sent) in batches.into_iter().flatten().chain(streams) {
             if sent.is_ok() {
@@ -106,7 +108,7 @@ impl Ferry {
 
     fn send_batch<'a>(
         &'a self,
-        remote: &'a Remote,
+        upstream: &'a Upstream,
         context: &'a Context,
         batch: Vec<Digest>,
     ) -> BoxFuture<'a, Vec<Sent>> {
@@ -119,7 +121,7 @@ impl Ferry {
                     Err(error) => sent.push((digest, Err(Arc::new(error)))),
                 }
             }
-            match remote.write_batch(context, &blobs).await {
+            match upstream.write_batch(context, &blobs).await {
                 Ok(written) => {
                     let each = blobs.iter().zip(written);
                     sent.extend(each.map(|((digest, _), written)| (*digest, written.map_err(Arc::new))));
@@ -127,7 +129,7 @@ impl Ferry {
                 // A server without batches takes them one by one.
                 Err(error) if matches!(error.kind(), mortar_model::Kind::Unimplemented { .. }) => {
                     for (digest, bytes) in blobs {
-                        let written = remote.write_bytes(context, digest, bytes).await;
+                        let written = upstream.write(context, digest, Blob::bytes(bytes)).await;
                         sent.push((digest, written.map_err(Arc::new)));
                     }
                 }
@@ -142,13 +144,13 @@ impl Ferry {
 
     fn send_stream<'a>(
         &'a self,
-        remote: &'a Remote,
+        upstream: &'a Upstream,
         context: &'a Context,
         digest: Digest,
     ) -> BoxFuture<'a, Sent> {
         Box::pin(async move {
             let sent = match self.local.read(&Context::glance(), digest, Range::ALL).await {
-                Ok(blob) => remote.write(context, digest, blob).await,
+                Ok(blob) => upstream.write(context, digest, blob).await,
                 Err(error) => Err(error),
             };
             (digest, sent.map_err(Arc::new))

@@ -4,9 +4,12 @@
 //! Subtrees that were there whole a while ago are not walked again.
 
 use crate::{ferry::Ferry, near::Near, upstream::Upstream};
-use mortar_model::{Action, BlobStoreExt, Clock, Context, Digest, DigestSet, Directory, Error, Kind, Result};
+use mortar_model::{
+    Action, BlobStoreExt, Clock, Context, Digest, DigestSet, Directory, Error, Kind, Result, action::Outputs,
+};
+use mortar_remote::Inline;
 use mortar_services::limits::MAX_PROTO_BLOB;
-use mortar_wire::{decode_action, decode_directory};
+use mortar_wire::{decode_action, decode_command, decode_directory};
 use parking_lot::Mutex;
 use std::{collections::HashMap, sync::Arc, time::Instant};
 
@@ -37,6 +40,26 @@ impl Inputs {
         }
     }
 
+    /// What its execution may bring along: logs, and the outputs that are files.
+    pub async fn outputs_of(&self, context: &Context, action: &Action) -> Inline {
+        let mut inline = Inline { stdout: true, stderr: true, files: Vec::new() };
+        let digest = action.command_digest;
+        if let Ok(bytes) = self.near.read_all(context, digest, MAX_PROTO_BLOB).await
+            && let Ok(command) = decode_command(bytes)
+        {
+            inline.files = match command.outputs {
+                Outputs::Paths(paths) => paths,
+                Outputs::Typed { files, .. } => files,
+            };
+        }
+        inline
+    }
+
+    /// Where the inputs are.
+    pub fn near(&self) -> &Near {
+        &self.near
+    }
+
     /// Returns when all that the action needs is upstream. What is neither here nor there is told, all of it at once.
     pub async fn make_available(
         &self,
@@ -54,7 +77,7 @@ impl Inputs {
             match outcome {
                 Ok(()) => {}
                 Err(error) if error.is_not_found() => absent.push(*digest),
-                Err(error) => return Err(Error::new(error.kind().clone())),
+                Err(error) => return Err(Error::new(error.kind().clone()).with_source(error.clone())),
             }
         }
         if !absent.is_empty() {

@@ -20,7 +20,8 @@ pub(crate) async fn run(knowledge: Arc<Knowledge>, upstreams: Arc<Upstreams>, st
         save(&knowledge).await;
         round += 1;
         if round % RENEW == 0 {
-            for upstream in upstreams.all() {
+            // Where each blob is a question of its own, it is asked when it is needed.
+            for upstream in upstreams.all().iter().filter(|upstream| upstream.link.takes_batches()) {
                 stop.run_until_cancelled(renew(&knowledge, upstream)).await;
             }
         }
@@ -43,7 +44,7 @@ async fn renew(knowledge: &Knowledge, upstream: &Upstream) {
         }
         let Ok(instance) = InstanceName::parse(&instance) else { continue };
         let context = Context::internal().with_instance(instance);
-        match upstream.heard(mortar_model::BlobStore::find_missing(&upstream.remote, &context, &due).await) {
+        match upstream.ask_missing(&context, &due).await {
             Ok(missing) => {
                 knowledge.note(
                     scope,

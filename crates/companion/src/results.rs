@@ -7,7 +7,7 @@ use crate::{
     ahead::Ahead,
     debts::Debts,
     near::{Asks, Near},
-    upstream::{Upstream, Upstreams, is_away},
+    upstream::{Upstream, Upstreams},
 };
 use async_trait::async_trait;
 use futures::{StreamExt, future::try_join_all, stream};
@@ -139,24 +139,14 @@ impl ActionCache for NearResults {
             return Ok(found);
         }
         let arrival = self.0.ahead.missed(self, upstream, context, key);
-        let there = upstream.context(context);
-        let told = tokio::select! {
-            told = upstream.remote.get(&there, key) => upstream.heard(told),
-            () = arrival.come() => self.here(context, key).await,
+        let found = tokio::select! {
+            found = upstream.look_up(context, key) => found?,
+            () = arrival.come() => self.here(context, key).await?,
         };
-        match told {
-            Ok(Some(result)) => {
-                self.keep(context, key, &result, false);
-                Ok(Some(result))
-            }
-            Ok(None) => Ok(None),
-            // A build goes on without its cache.
-            Err(error) if is_away(&error) => {
-                tracing::debug!(?key, %error, "a result is not looked up");
-                Ok(None)
-            }
-            Err(error) => Err(error),
+        if let Some(result) = &found {
+            self.keep(context, key, result, false);
         }
+        Ok(found)
     }
 
     async fn put(&self, context: &Context, key: ActionKey, result: ActionResult) -> Result<()> {

@@ -1,7 +1,7 @@
 //! What upstreams offer, kept in a file, so that a companion knows it also while they are away.
 
 use mortar_model::{DigestFunction, Error, Result};
-use mortar_remote::Capabilities;
+use mortar_remote::{Capabilities, Protocol};
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use std::{
@@ -24,6 +24,18 @@ pub(crate) struct Terms {
     pub blake3: bool,
     /// It said how long its leases are: it is one of ours.
     pub ours: bool,
+    /// It is an HTTP cache that speaks this.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub http: Option<Http>,
+}
+
+/// A version of HTTP.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Http {
+    #[serde(rename = "http/1.1")]
+    One,
+    #[serde(rename = "h2")]
+    Two,
 }
 
 impl Terms {
@@ -54,19 +66,41 @@ impl TermsBook {
         self.known.lock().get(&name(uri, instance)).copied()
     }
 
+    /// What an HTTP cache spoke, whichever of its instances was asked.
+    pub fn protocol(&self, uri: &str) -> Option<Protocol> {
+        let known = self.known.lock();
+        let mut of_it =
+            known.iter().filter(|(name, _)| name.rsplit_once(' ').is_some_and(|(of, _)| of == uri));
+        of_it.find_map(|(_, terms)| terms.http).map(|spoken| match spoken {
+            Http::One => Protocol::Http1,
+            Http::Two => Protocol::Http2,
+        })
+    }
+
     /// What is believed of one that never said anything.
     pub fn assumed(&self) -> Terms {
-        Terms { executes: true, updates: true, lease: self.foreign_lease, blake3: true, ours: false }
+        Terms {
+            executes: true,
+            updates: true,
+            lease: self.foreign_lease,
+            blake3: true,
+            ours: false,
+            http: None,
+        }
     }
 
     /// Takes note of what an upstream says.
-    pub fn learn(&self, uri: &str, instance: &str, told: &Capabilities) {
+    pub fn learn(&self, uri: &str, instance: &str, told: &Capabilities, spoken: Option<Protocol>) {
         let terms = Terms {
             executes: told.execution,
             updates: told.action_cache_updates,
             lease: told.lease.unwrap_or(self.foreign_lease),
             blake3: told.digest_functions.contains(&DigestFunction::Blake3),
             ours: told.lease.is_some(),
+            http: spoken.map(|spoken| match spoken {
+                Protocol::Http1 => Http::One,
+                Protocol::Http2 => Http::Two,
+            }),
         };
         let mut known = self.known.lock();
         if known.insert(name(uri, instance), terms) == Some(terms) {

@@ -1,17 +1,28 @@
 //! The servers behind the companion: which one an instance name leads to, what it offers, what it is known to have, and
-//! how it was the last time that it was asked.
+//! how it was the last time that it was asked. All calls pass its breaker (`calls`).
+
+mod benefit;
+mod calls;
+mod link;
+mod merged;
 
 use crate::{
+    assemble::Settings,
     knowledge::{Knowledge, Scope},
     terms::{Terms, TermsBook},
 };
-use mortar_model::{BlobStore, Context, Digest, DigestSet, Error, InstanceName, Kind, Result};
-use mortar_remote::{Endpoint, Options, Remote};
+use benefit::Benefit;
+use calls::Guarded;
+pub(crate) use link::Link;
+use merged::{Asking, LookUps};
+use mortar_model::{Context, Digest, DigestSet, Error, InstanceName, Kind, Result};
+use mortar_remote::{Endpoint, HttpAddress, breaker::Breaker};
 use parking_lot::Mutex;
 use std::{
+    fmt,
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -20,13 +31,37 @@ use std::{
 const FIRST_WORD: Duration = Duration::from_secs(5);
 
 /// Where an instance name leads.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct UpstreamAddress {
     /// The instance name, or what it begins with, that leads there; empty for all that lead nowhere else. It is not told
     /// to the server.
     pub name: InstanceName,
-    /// Such as `grpc://HOST:PORT`.
+    /// Such as `grpc://HOST:PORT`; that of an HTTP cache may hold a password.
     pub uri: String,
+}
+
+impl UpstreamAddress {
+    /// The address without secrets.
+    pub fn shown(&self) -> String {
+        let http = self.uri.parse::<HttpAddress>().map(|address| address.to_string());
+        let grpc = || self.uri.parse::<Endpoint>().map(|endpoint| endpoint.to_string());
+        // What is neither may be anything.
+        http.or_else(|_| grpc()).unwrap_or_else(|_| "***".into())
+    }
+
+    /// Fails if it is none.
+    pub fn check(&self) -> Result<()> {
+        match link::is_http(&self.uri) {
+            true => self.uri.parse::<HttpAddress>().map(drop),
+            false => self.uri.parse::<Endpoint>().map(drop),
+        }
+    }
+}
+
+impl fmt::Debug for UpstreamAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}={}", self.name, self.shown())
+    }
 }
 
 /// All of them.
@@ -37,23 +72,28 @@ pub(crate) struct Upstreams {
 
 impl Upstreams {
     /// Nothing is asked yet.
-    pub fn new(
-        addresses: &[UpstreamAddress],
-        options: &Options,
-        knowledge: &Arc<Knowledge>,
-        terms: &Arc<TermsBook>,
-    ) -> Result<Self> {
-        let mut all = Vec::with_capacity(addresses.len());
-        for address in addresses {
-            let remote = Endpoint::connect(&address.uri, options.clone())?;
+    pub fn new(settings: &Settings, knowledge: &Arc<Knowledge>, terms: &Arc<TermsBook>) -> Result<Self> {
+        let mut all = Vec::with_capacity(settings.upstreams.len());
+        for address in &settings.upstreams {
+            let spoken = terms.protocol(&address.shown());
+            let link = Link::to(&address.uri, &settings.remote, spoken)?;
+            let uri = link.uri();
+            let breaker = Breaker::new(uri.clone(), settings.breaker.clone(), Some(link.probe()));
             all.push(Upstream {
                 index: 0,
                 name: address.name.clone(),
-                uri: remote.endpoint().to_string(),
-                remote,
+                uri,
+                guarded: Guarded::new(&link, &breaker),
+                link,
+                benefit: Benefit::new(breaker.clone()),
+                breaker,
+                looking_up: LookUps::default(),
+                asking: Asking::default(),
+                has_executed: AtomicBool::new(false),
+                is_stranger: AtomicBool::new(false),
                 knowledge: knowledge.clone(),
                 terms: terms.clone(),
-                trouble: Mutex::default(),
+                failure: Mutex::default(),
                 counts: Counts::default(),
             });
         }
@@ -83,11 +123,21 @@ pub(crate) struct Upstream {
     pub index: usize,
     pub name: InstanceName,
     pub uri: String,
-    pub remote: Remote,
+    pub link: Link,
+    pub breaker: Breaker,
     pub counts: Counts,
+    guarded: Guarded,
+    benefit: Benefit,
+    looking_up: LookUps,
+    asking: Asking,
+    /// Clients have it execute.
+    has_executed: AtomicBool,
+    /// It did not take our credentials the last time.
+    is_stranger: AtomicBool,
     knowledge: Arc<Knowledge>,
     terms: Arc<TermsBook>,
-    trouble: Mutex<Option<String>>,
+    /// Of the last call, if nobody was there.
+    failure: Mutex<Option<String>>,
 }
 
 /// What was done since the start.
@@ -151,23 +201,33 @@ impl Upstream {
         self.knowledge.forget(self.scope(context), digests);
     }
 
-    /// Asks for those that nothing is known of, and takes note of the answer.
+    /// Asks for those that nothing is known of, and that nobody else asks for now, and takes note of the answer.
     pub async fn find_missing(&self, context: &Context, digests: &DigestSet) -> Result<DigestSet> {
         let scope = self.scope(context);
-        let (absent, unknown): (Vec<_>, Vec<_>) = self
-            .unknown(context, digests.iter())
-            .into_iter()
-            .partition(|digest| self.knowledge.was_absent(scope, *digest));
-        let mut missing = DigestSet::from_iter(absent);
-        if unknown.is_empty() {
-            return Ok(missing);
+        let mut missing = DigestSet::new();
+        let mut left = self.unknown(context, digests.iter());
+        loop {
+            let (absent, unknown): (Vec<_>, Vec<_>) =
+                left.iter().partition(|digest| self.knowledge.was_absent(scope, *digest));
+            missing.extend(absent);
+            if unknown.is_empty() {
+                return Ok(missing);
+            }
+            let answered = self.asking.answered.notified();
+            let mut answered = std::pin::pin!(answered);
+            answered.as_mut().enable();
+            let claim = self.asking.claim(scope, &unknown);
+            if claim.digests.is_empty() {
+                answered.await;
+            } else {
+                let told = self.ask_missing(&self.context(context), &claim.digests).await?;
+                self.note(context, claim.digests.iter().filter(|digest| !told.contains(digest)));
+                self.knowledge.note_absent(scope, told.iter());
+                missing.extend(told);
+            }
+            let others = unknown.into_iter().filter(|digest| !claim.digests.contains(digest));
+            left = self.unknown(context, others);
         }
-        let unknown = DigestSet::from_iter(unknown);
-        let told = self.heard(self.remote.find_missing(&self.context(context), &unknown).await)?;
-        self.note(context, unknown.iter().filter(|digest| !told.contains(digest)));
-        self.knowledge.note_absent(scope, told.iter());
-        missing.extend(told);
-        Ok(missing)
     }
 
     /// What it offers, as far as that is known.
@@ -188,8 +248,8 @@ impl Upstream {
         let rest = self.rest(&context.instance).unwrap_or_default().to_owned();
         let (this, asked) = (self.clone(), Context { deadline: None, ..self.context(context) });
         let ask = async move {
-            match this.heard(this.remote.capabilities(&asked).await) {
-                Ok(told) => this.terms.learn(&this.uri, &rest, &told),
+            match this.ask_terms(&asked).await {
+                Ok(told) => this.terms.learn(&this.uri, &rest, &told, this.link.protocol()),
                 Err(error) => tracing::debug!(%error, upstream = this.uri, "the capabilities are not told"),
             }
         };
@@ -202,30 +262,6 @@ impl Upstream {
         self.terms(context)
     }
 
-    /// Takes note of how a call went.
-    pub fn heard<T>(&self, outcome: Result<T>) -> Result<T> {
-        match &outcome {
-            Err(error) if is_away(error) => {
-                let mut trouble = self.trouble.lock();
-                if trouble.is_none() {
-                    tracing::warn!("upstream {}: {error}", self.uri);
-                }
-                *trouble = Some(error.to_string());
-            }
-            _ => {
-                if self.trouble.lock().take().is_some() {
-                    tracing::info!("upstream {}: it answers again", self.uri);
-                }
-            }
-        }
-        outcome
-    }
-
-    /// Why it could not be used the last time.
-    pub fn trouble(&self) -> Option<String> {
-        self.trouble.lock().clone()
-    }
-
     /// How many blobs are known to be there.
     pub fn known(&self) -> u64 {
         self.knowledge.count(&self.uri)
@@ -235,4 +271,9 @@ impl Upstream {
 /// Whether this says that nobody was there, and nothing about what was asked.
 pub(crate) fn is_away(error: &Error) -> bool {
     matches!(error.kind(), Kind::Unavailable { .. } | Kind::DeadlineExceeded { .. } | Kind::Aborted { .. })
+}
+
+/// Whether this says that the upstream does not know who we are, which others may change.
+pub(crate) fn is_stranger(error: &Error) -> bool {
+    matches!(error.kind(), Kind::Unauthenticated { .. })
 }

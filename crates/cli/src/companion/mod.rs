@@ -1,5 +1,6 @@
 //! `mortar companion`: the daemon between Bazel and its servers, and how it is started, asked and ended.
 
+mod access;
 mod ask;
 mod install;
 mod local;

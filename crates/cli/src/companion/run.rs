@@ -1,6 +1,6 @@
 //! `mortar companion run`: becomes the companion, or finds the one that runs.
 
-use super::{HomeFlags, ask, local::LocalFlags};
+use super::{HomeFlags, access::Access, ask, local::LocalFlags};
 use crate::{
     settings::{MIN_MAX_SIZE, default_max_size},
     signals,
@@ -12,7 +12,7 @@ use mortar_companion::{
     life::{self, Home, Ownership, Sockets, Taken, Whereabouts, hand_over},
 };
 use mortar_model::{Error, InstanceName};
-use mortar_remote::{Endpoint, Options, Retry};
+use mortar_remote::{Options, Retry, breaker};
 use mortar_server::{LeaseTerms, bazelrc};
 use mortar_services::listener::Address;
 use std::{
@@ -36,10 +36,13 @@ const MOST_OWED: u64 = 1_000_000;
 pub struct RunFlags {
     #[command(flatten)]
     pub(super) home: HomeFlags,
-    /// A server behind it: grpc://HOST:PORT or unix:PATH. With NAME= before it, the one for that instance name and all
+    /// A server behind it: grpc://HOST:PORT, grpcs://HOST:PORT (with TLS), unix:PATH, or an HTTP cache,
+    /// http://[USER:PASSWORD@]HOST:PORT/PATH or https://… With NAME= before it, the one for that instance name and all
     /// that begin with NAME/. May be given more than once.
     #[arg(long, env = "MORTAR_UPSTREAM", value_name = "[NAME=]URL", value_delimiter = ',')]
     pub(super) upstream: Vec<String>,
+    #[command(flatten)]
+    access: Access,
     /// How much may be kept, such as 100GiB [default: 50GiB, or four fifths of a smaller disk].
     #[arg(long, value_name = "SIZE")]
     pub(super) max_size: Option<Size>,
@@ -129,7 +132,7 @@ async fn found(living: &Whereabouts, upstreams: &[UpstreamAddress]) -> anyhow::R
     let theirs: BTreeSet<_> =
         status.upstreams.into_iter().map(|upstream| (upstream.name, upstream.address)).collect();
     let asked: BTreeSet<_> =
-        upstreams.iter().map(|upstream| (upstream.name.to_string(), upstream.uri.clone())).collect();
+        upstreams.iter().map(|upstream| (upstream.name.to_string(), upstream.shown())).collect();
     if !asked.is_empty() && asked != theirs {
         let shown: Vec<_> = theirs.iter().map(|(name, address)| format!("{name}={address}")).collect();
         bail!(
@@ -154,7 +157,8 @@ fn settings(arguments: &RunFlags, home: &Home, upstreams: Vec<UpstreamAddress>) 
     if owed > max_size / 2 {
         bail!("--max-owed is {}; at most half of --max-size, {}, is possible", Size(owed), Size(max_size));
     }
-    let retry = Retry { attempts: 4, ..Retry::default() };
+    // Little: the breaker counts the waits between as silence.
+    let retry = Retry { attempts: 2, ..Retry::default() };
     Ok(Settings {
         directory: home.directory().to_owned(),
         max_size,
@@ -164,8 +168,11 @@ fn settings(arguments: &RunFlags, home: &Home, upstreams: Vec<UpstreamAddress>) 
             compression: true,
             connect_timeout: Duration::from_secs(5),
             retry,
+            tls: arguments.access.tls(),
+            credentials: arguments.access.credentials()?,
             ..Options::default()
         },
+        breaker: breaker::Terms::default(),
         foreign_lease: arguments.foreign_lease.map_or(Duration::ZERO, |span| span.0),
         owed: Bounds { entries: MOST_OWED, bytes: owed },
         write_through: arguments.write_through,
@@ -181,11 +188,12 @@ pub(super) fn parse_upstreams(texts: &[String]) -> anyhow::Result<Vec<UpstreamAd
             _ => ("", text.as_str()),
         };
         let name = InstanceName::parse(name).context("--upstream")?;
-        let uri = uri.parse::<Endpoint>().context("--upstream")?.to_string();
         if upstreams.iter().any(|known| known.name == name) {
             bail!("--upstream names two servers for instance `{name}`");
         }
-        upstreams.push(UpstreamAddress { name, uri });
+        let address = UpstreamAddress { name, uri: uri.to_owned() };
+        address.check().context("--upstream")?;
+        upstreams.push(address);
     }
     Ok(upstreams)
 }
@@ -248,7 +256,7 @@ mod tests {
     fn upstreams() {
         let parse = |texts: &[&str]| {
             let texts: Vec<_> = texts.iter().map(|&text| text.to_owned()).collect();
-            let shown = |upstream: &UpstreamAddress| format!("{} {}", upstream.name, upstream.uri);
+            let shown = |upstream: &UpstreamAddress| format!("{} {}", upstream.name, upstream.shown());
             parse_upstreams(&texts).map(|upstreams| upstreams.iter().map(shown).collect::<Vec<_>>())
         };
         assert_eq!(parse(&["grpc://a:1"]).unwrap(), [" grpc://a:1"]);
@@ -256,6 +264,7 @@ mod tests {
             parse(&["main/eu=grpc://a:1", "unix:/x=y"]).unwrap(),
             ["main/eu grpc://a:1", " unix:/x=y"]
         );
+        assert_eq!(parse(&["web=https://me:secret@a/cache"]).unwrap(), ["web https://a/cache"]);
         for (bad, needle) in [
             (&["a:1"][..], "not spoken"),
             (&["a//b=grpc://a:1"], "single slashes"),

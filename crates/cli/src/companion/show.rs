@@ -132,6 +132,8 @@ pub(super) fn json(status: &CompanionStatus) -> Value {
             "found_blobs": upstream.found_blobs,
             "known": upstream.known,
             "refused": upstream.refused,
+            "left_alone": upstream.left_alone,
+            "spared": upstream.spared,
         })
     });
     let refused = status.refused.iter().map(|refused| {

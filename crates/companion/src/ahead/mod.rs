@@ -2,7 +2,7 @@
 //! small blobs, before it asks for them itself.
 //!
 //! A look-up that finds nothing here asks the upstream, and has it told at the same time what followed in builds before
-//! ([`Foresight`]); an upstream that knows no such thing brings nothing. What comes is kept as it comes, and whoever asks
+//! ([`Foresight`](mortar_model::Foresight)); an upstream that knows no such thing brings nothing. What comes is kept as it comes, and whoever asks
 //! for it meanwhile is answered by whichever is first. `course` decides when to look.
 
 mod course;
@@ -11,9 +11,7 @@ use crate::{results::NearResults, upstream::Upstream};
 use bytes::Bytes;
 use course::Course;
 use futures::StreamExt;
-use mortar_model::{
-    ActionKey, AheadBounds, Coming, Context, DigestFunction, Foresight, InstanceName, Result, Whence,
-};
+use mortar_model::{ActionKey, AheadBounds, Coming, Context, DigestFunction, InstanceName, Result, Whence};
 use parking_lot::Mutex;
 use std::{
     collections::HashMap,
@@ -142,8 +140,7 @@ impl Ahead {
         context: &Context,
         whence: Whence,
     ) -> Result<(usize, Option<(DigestFunction, Bytes)>)> {
-        let there = upstream.context(context);
-        let stream = upstream.heard(upstream.remote.follow(&there, whence, BOUNDS).await)?;
+        let stream = upstream.follow(context, whence, BOUNDS).await?;
         let mut kept = stream.map(|coming| self.keep(results, upstream, context, coming)).buffered(KEEPING);
         let (mut brought, mut last) = (0, None);
         while let Some(one) = kept.next().await {

@@ -7,10 +7,10 @@ use super::{
 };
 use crate::{
     ferry::{Carried, Ferry},
-    upstream::{Upstream, add, is_away},
+    upstream::{Upstream, is_away, is_stranger},
 };
 use futures::{StreamExt, stream};
-use mortar_model::{ActionCache, ActionKey, Context, DigestSet, Error, Result};
+use mortar_model::{Context, DigestSet, Error};
 use mortar_store::Owed;
 use std::{sync::Arc, time::Duration};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -25,7 +25,7 @@ const SENDS: usize = 16;
 const GATHER: Duration = Duration::from_millis(2);
 /// The first and the longest wait before another try.
 const FIRST_WAIT: Duration = Duration::from_millis(200);
-const LONGEST_WAIT: Duration = Duration::from_secs(10);
+const LONGEST_WAIT: Duration = Duration::from_secs(4);
 /// How often an upstream may fail at the same thing by a fault of its own.
 const ATTEMPTS: u32 = 8;
 
@@ -84,8 +84,11 @@ impl Payer {
                 Kind::Small | Kind::Large => self.pay_blobs(taken).await,
             };
             if later {
-                let nudged = self.debts.nudge.notified();
-                let _ = tokio::time::timeout(wait, nudged).await;
+                tokio::select! {
+                    () = tokio::time::sleep(wait) => {}
+                    () = self.debts.nudge.notified() => {}
+                    () = self.upstream.comes_back() => {}
+                }
                 wait = (wait * 2).min(LONGEST_WAIT);
             } else {
                 wait = FIRST_WAIT;
@@ -172,25 +175,13 @@ impl Payer {
             }
         }
         let sent = match self.debts.codec.decode_result(key.function, bytes.clone()) {
-            Ok(result) => self.send(context, *key, result).await,
+            Ok(result) => self.upstream.put(context, *key, result).await,
             Err(error) => Err(error),
         };
         match sent {
             Ok(()) => Fate::Paid,
             Err(error) => fate(Arc::new(error), debt.attempts),
         }
-    }
-
-    async fn send(
-        &self,
-        context: &Context,
-        key: ActionKey,
-        result: mortar_model::ActionResult,
-    ) -> Result<()> {
-        let there = self.upstream.context(context);
-        self.upstream.heard(self.upstream.remote.put(&there, key, result).await)?;
-        add(&self.upstream.counts.sent_results, 1);
-        Ok(())
     }
 
     /// Whether it is left for later.
@@ -200,7 +191,7 @@ impl Payer {
             Fate::Paid => self.debts.settle(index, &debt),
             Fate::Never(why) => self.debts.refuse(index, &debt, &why),
             Fate::Later => {
-                debt.attempts += u32::from(self.upstream.trouble().is_none());
+                debt.attempts += u32::from(self.upstream.takes_writes());
                 self.debts.state.lock().give_back(index, &debt);
                 return true;
             }
@@ -239,7 +230,7 @@ fn fate(error: Arc<Error>, attempts: u32) -> Fate {
         Mismatch, MissingBlobs, NotFound, OutOfRange, PermissionDenied, ResourceExhausted, Unauthenticated,
         Unavailable, Unimplemented,
     };
-    if is_away(&error) {
+    if is_away(&error) || is_stranger(&error) {
         return Fate::Later;
     }
     match error.kind() {

@@ -1,4 +1,4 @@
-//! The blobs of all upstreams, each found by its instance name. What turns out to be gone is no longer known to be there.
+//! The blobs of all upstreams, each found by its instance name.
 
 use crate::upstream::Upstreams;
 use async_trait::async_trait;
@@ -18,17 +18,12 @@ impl Far {
 #[async_trait]
 impl BlobStore for Far {
     async fn read(&self, context: &Context, digest: Digest, range: Range) -> Result<Blob> {
-        let upstream = self.upstreams.of(&context.instance)?;
-        let read = upstream.heard(upstream.remote.read(&upstream.context(context), digest, range).await);
-        if read.as_ref().is_err_and(mortar_model::Error::is_not_found) {
-            upstream.forget(context, [digest]);
-        }
-        read
+        self.upstreams.of(&context.instance)?.read(context, digest, range).await
     }
 
     async fn write(&self, context: &Context, digest: Digest, blob: Blob) -> Result<()> {
         let upstream = self.upstreams.of(&context.instance)?;
-        upstream.heard(upstream.remote.write(&upstream.context(context), digest, blob).await)?;
+        upstream.write(context, digest, blob).await?;
         upstream.note(context, [digest]);
         Ok(())
     }

@@ -14,7 +14,7 @@ pub(crate) use uploads::Uploads;
 
 use crate::{debts::Debts, upstream::Upstreams};
 use async_trait::async_trait;
-use mortar_model::{Blob, BlobStore, Context, Digest, DigestSet, Range, Result};
+use mortar_model::{ActionResult, Blob, BlobStore, BlobStoreExt, Context, Digest, DigestSet, Range, Result};
 use mortar_store::{DiskStore, ReadThrough, SingleFlight};
 use std::sync::Arc;
 
@@ -64,6 +64,20 @@ impl Near {
     /// What is here.
     pub fn disk(&self) -> &Arc<DiskStore> {
         &self.disk
+    }
+
+    /// Keeps what a result of the upstream brought along, so that it need not be fetched. It is not owed.
+    pub async fn take_in(&self, context: &Context, result: &ActionResult) {
+        let logs = [(result.stdout_digest, &result.stdout_raw), (result.stderr_digest, &result.stderr_raw)];
+        let logs = logs.into_iter().filter_map(|(digest, raw)| Some((digest?, raw)));
+        let files = result.files.iter().map(|file| (file.digest, &file.contents));
+        let brought = logs.chain(files).filter(|(_, bytes)| !bytes.is_empty());
+        let writes = brought.map(|(digest, bytes)| async move {
+            if let Err(error) = self.disk.write_bytes(context, digest, bytes.clone()).await {
+                tracing::debug!(%digest, %error, "an output that came along is not kept");
+            }
+        });
+        futures::future::join_all(writes).await;
     }
 
     /// Waits for what is being kept. Nothing may be read any more by then.

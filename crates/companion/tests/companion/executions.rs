@@ -2,20 +2,23 @@
 
 use crate::{
     LEASE, Running, context, fresh, has, run, settings, until,
-    upstream::{Asked, upstream},
+    upstream::{Asked, output_of, upstream, upstream_that_waits},
     wrote,
 };
 use mortar_model::{
     Action, BlobStoreExt, Command, Digest, DigestFunction, Directory, ExecuteRequest, Executor, FileNode,
-    Forget, Kind, Outcome, Result,
+    Forget, Kind, Outcome, Result, action::Outputs,
 };
+use mortar_testkit::network::{Link, State};
 use mortar_wire::{encode_action, encode_command, encode_directory};
+use std::time::Duration;
 
 /// An action over one file, all of whose blobs but the file are written. With all of them.
-async fn action(running: &Running, file: Digest) -> (Digest, Vec<Digest>) {
+pub async fn action(running: &Running, file: Digest) -> (Digest, Vec<Digest>) {
     let node = FileNode { name: "input".into(), digest: file, is_executable: false, properties: None };
     let root = encode_directory(&Directory { files: vec![node], ..Directory::default() });
-    let command = encode_command(&Command { arguments: vec!["true".into()], ..Command::default() });
+    let outputs = Outputs::Paths(vec!["out".into()]);
+    let command = encode_command(&Command { arguments: vec!["true".into()], outputs, ..Command::default() });
     let digest = |bytes: &[u8]| Digest::of(DigestFunction::Sha256, bytes);
     let action = encode_action(&Action {
         command_digest: digest(&command),
@@ -32,7 +35,7 @@ async fn action(running: &Running, file: Digest) -> (Digest, Vec<Digest>) {
     (digest(&action), all)
 }
 
-async fn execute(running: &Running, action_digest: Digest, skip_cache_lookup: bool) -> Result<Outcome> {
+pub async fn execute(running: &Running, action_digest: Digest, skip_cache_lookup: bool) -> Result<Outcome> {
     let request = ExecuteRequest { action_digest, skip_cache_lookup, priority: 0 };
     running.client.execute(&context(), request, &()).await
 }
@@ -55,8 +58,8 @@ async fn inputs_go_first_and_only_once() {
     until("the result is kept", async || running.companion.store_stats().results == 1).await;
     assert!(execute(&running, digest, false).await.unwrap().cached);
     assert!(!execute(&running, digest, true).await.unwrap().cached);
+    // Its own server reads what it sends along.
     let mut asked = upstream.watch.asked();
-    // That one reads the log for itself, to put it into its answer.
     asked.retain(|asked| !matches!(asked, Asked::Read(_)));
     assert_eq!(asked, [Asked::Executed(digest)]);
     running.end().await;
@@ -79,6 +82,51 @@ async fn what_is_missing_is_told() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_the_upstream_lost_is_sent_again() {
     let (directory, upstream) = (tempfile::tempdir().unwrap(), upstream(Some(LEASE)).await);
+    let running = run(settings(directory.path(), &upstream.url)).await;
+    let (file, _) = running.put(1_000).await;
+    let (digest, _) = action(&running, file).await;
+    execute(&running, digest, true).await.unwrap();
+    running.flush().await;
+    assert!(upstream.store.forget(&context(), digest).await.unwrap());
+    execute(&running, digest, true).await.unwrap();
+    assert!(has(&*upstream.store, digest).await);
+    running.end().await;
+}
+
+/// An upstream that waits for inputs is asked before they are there, so that the two cost one way; what comes back is here
+/// before the client asks for it.
+#[tokio::test(flavor = "multi_thread")]
+async fn inputs_follow_the_call_and_outputs_come_with_the_answer() {
+    let (directory, upstream) = (tempfile::tempdir().unwrap(), upstream_that_waits(LEASE).await);
+    let (relay, url) = crate::away::relayed(&upstream);
+    let running = run(settings(directory.path(), &url)).await;
+    // What the upstream offers is known from an execution before.
+    let (before, _) = action(&running, running.put(1_000).await.0).await;
+    execute(&running, before, false).await.unwrap();
+    running.flush().await;
+    upstream.watch.asked();
+    // What is missing cannot be there before twice this, and the call is, unless it waits for that.
+    relay.set(Link::with_latency(Duration::from_millis(300)));
+    let (file, _) = running.put(1_001).await;
+    let (digest, all) = action(&running, file).await;
+    let result = execute(&running, digest, false).await.unwrap().result;
+    let asked = upstream.watch.asked();
+    let at = asked.iter().position(|asked| *asked == Asked::Executed(digest)).unwrap();
+    // The command is the same as before.
+    assert_eq!((wrote(&asked[..at]), wrote(&asked[at..])), (0, all.len() - 1), "{asked:?}");
+    relay.set(Link { state: State::BlackHole, ..Link::default() });
+    let (output, bytes) = output_of(digest);
+    assert_eq!(result.files[0].digest, output);
+    assert_eq!(running.client.read_all(&context(), output, 1 << 20).await.unwrap(), bytes);
+    relay.set(Link::default());
+    running.flush().await;
+    running.end().await;
+}
+
+/// What was known to be there and is not is found out although the upstream would wait for it.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_an_upstream_that_waits_lost_is_sent_again() {
+    let (directory, upstream) = (tempfile::tempdir().unwrap(), upstream_that_waits(LEASE).await);
     let running = run(settings(directory.path(), &upstream.url)).await;
     let (file, _) = running.put(1_000).await;
     let (digest, _) = action(&running, file).await;

@@ -1,12 +1,13 @@
 //! What the upstream is known to have is not asked again; what it turns out to have lost is.
 
 use crate::{
-    LEASE, Running, context, fresh, has, is_upstream_free, run, settings,
+    LEASE, Running, context, fresh, fresh_key, has, is_upstream_free, run, settings,
     upstream::{Asked, Upstream, upstream},
 };
 use mortar_companion::Settings;
 use mortar_model::{ActionCache, BlobStore, BlobStoreExt, Digest, DigestSet, Forget};
 use mortar_remote::Endpoint;
+use mortar_testkit::network::Link;
 use std::time::Duration;
 
 async fn is_missing(running: &Running, digest: Digest) -> bool {
@@ -113,5 +114,36 @@ async fn what_was_there_once_is_asked_for() {
         questions(&upstream) > 0
     })
     .await;
+    running.end().await;
+}
+
+/// Many who ask the same at the same time are one to the upstream.
+#[tokio::test(flavor = "multi_thread")]
+async fn equal_questions_at_the_same_time_are_one() {
+    let (directory, upstream) = (tempfile::tempdir().unwrap(), upstream(Some(LEASE)).await);
+    let (relay, url) = crate::away::relayed(&upstream);
+    let running = run(settings(directory.path(), &url)).await;
+    running.client.capabilities(&context()).await.unwrap();
+    is_missing(&running, fresh(1_000_000).0).await;
+    relay.set(Link::with_latency(Duration::from_millis(500)));
+    let (key, absent, other) = (fresh_key(), fresh(1_000_000).0, fresh(1_000_000).0);
+    upstream.watch.asked();
+    let gets = (0..8).map(|_| async { running.client.get(&context(), key).await.unwrap() });
+    // Each of them asks about one that others ask about, too.
+    let sets = [vec![absent, other], vec![absent], vec![other]].map(DigestSet::from_iter);
+    let finds = (0..9).map(|at| {
+        let digests = &sets[at % sets.len()];
+        let running = &running;
+        async move { running.client.find_missing(&context(), digests).await.unwrap() == *digests }
+    });
+    let (got, found) = tokio::join!(futures::future::join_all(gets), futures::future::join_all(finds));
+    assert!(got.iter().all(Option::is_none) && found.iter().all(|all_missing| *all_missing));
+    let asked = upstream.watch.asked();
+    assert_eq!(asked.iter().filter(|asked| **asked == Asked::Got(key)).count(), 1, "{asked:?}");
+    let about = |digest| {
+        let is_about = |asked: &&Asked| matches!(asked, Asked::Missing(of) if of.contains(digest));
+        asked.iter().filter(is_about).count()
+    };
+    assert_eq!((about(&absent), about(&other)), (1, 1), "{asked:?}");
     running.end().await;
 }

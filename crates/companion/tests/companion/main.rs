@@ -2,7 +2,10 @@
 //! from where, what it owes, and what becomes of that when upstreams fail.
 #![allow(clippy::unwrap_used)]
 
+mod access;
+mod away;
 mod executions;
+mod http;
 mod known;
 mod lives;
 mod owed;
@@ -14,7 +17,7 @@ use mortar_model::{
     ActionCache, ActionKey, ActionResult, BlobStore, BlobStoreExt, Context, Digest, DigestFunction,
     DigestSet, InstanceName, OutputFile,
 };
-use mortar_remote::{Endpoint, Options, Remote, Retry};
+use mortar_remote::{Endpoint, Options, Remote, Retry, breaker::Terms};
 use mortar_services::listener::{self, Listener};
 use mortar_store::LeaseTerms;
 use mortar_testkit::conformance::{Random, Subject, assert_conforms};
@@ -37,6 +40,7 @@ fn settings(directory: &Path, upstream: &str) -> Settings {
         leases: LeaseTerms::default(),
         upstreams: vec![UpstreamAddress { name: InstanceName::default(), uri: upstream.to_owned() }],
         remote: options(),
+        breaker: Terms::default(),
         foreign_lease: Duration::from_secs(600),
         owed: Bounds { entries: 100_000, bytes: 256 << 20 },
         write_through: false,

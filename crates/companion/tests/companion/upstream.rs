@@ -4,9 +4,9 @@
 use async_trait::async_trait;
 use bytes::Bytes;
 use mortar_model::{
-    ActionCache, ActionKey, ActionResult, Blob, BlobStore, Context, Digest, DigestSet, Encoding, Error,
-    ExecuteRequest, Executor, Kind, Outcome, Progress, Range, Result, Termination, Upload, UploadId,
-    UploadSessions,
+    ActionCache, ActionKey, ActionResult, Blob, BlobStore, BlobStoreExt, Context, Digest, DigestSet,
+    Encoding, Error, ExecuteRequest, ExecutionMetadata, Executor, Kind, Outcome, OutputFile, Progress, Range,
+    Result, Stage, Termination, Upload, UploadId, UploadSessions,
 };
 use mortar_services::{
     Offer, Offers, Operations, Ports,
@@ -61,6 +61,11 @@ impl Watch {
         std::mem::take(&mut self.0.lock().0)
     }
 
+    /// Whether it was asked this since then.
+    pub fn has(&self, asked: &Asked) -> bool {
+        self.0.lock().0.contains(asked)
+    }
+
     pub fn set_mood(&self, mood: Mood) {
         self.0.lock().1 = mood;
     }
@@ -71,7 +76,13 @@ impl Watch {
     }
 
     fn note(&self, asked: Asked) -> Result<()> {
-        let mut state = self.0.lock();
+        self.admit(&asked)?;
+        self.0.lock().0.push(asked);
+        Ok(())
+    }
+
+    fn admit(&self, asked: &Asked) -> Result<()> {
+        let state = self.0.lock();
         let is_result = matches!(asked, Asked::Put(_) | Asked::PutTooEarly(_));
         let writes = is_result || matches!(asked, Asked::Wrote(_));
         let refused = match state.1 {
@@ -85,13 +96,7 @@ impl Watch {
                 retry_after: Some(Duration::from_secs(3600)),
             }),
         };
-        match refused {
-            Some(kind) => Err(Error::new(kind)),
-            None => {
-                state.0.push(asked);
-                Ok(())
-            }
-        }
+        refused.map_or(Ok(()), |kind| Err(Error::new(kind)))
     }
 }
 
@@ -103,6 +108,15 @@ impl Drop for Upstream {
 
 /// A server with this lease; one that tells none is not ours.
 pub async fn upstream(lease: Option<Duration>) -> Upstream {
+    serve(lease, |operations| operations).await
+}
+
+/// A server that waits for inputs which follow an execution.
+pub async fn upstream_that_waits(lease: Duration) -> Upstream {
+    serve(Some(lease), |operations| operations.with_inputs_following(Duration::from_secs(60))).await
+}
+
+async fn serve(lease: Option<Duration>, operations: impl FnOnce(Operations) -> Operations) -> Upstream {
     let store = MemoryStore::new(1 << 30);
     let watch = Watch::default();
     let codec = Arc::new(Protobuf);
@@ -123,7 +137,8 @@ pub async fn upstream(lease: Option<Duration>) -> Upstream {
     };
     let listener = Listener::bind(&Address::Tcp("127.0.0.1:0".into())).await.expect("a port is free");
     let url = listener.url();
-    let router = mortar_services::router(&ports, Some(Operations::new(watched)), Default::default());
+    let operations = operations(Operations::new(watched));
+    let router = mortar_services::router(&ports, Some(operations), Default::default());
     let serving = tokio::spawn(listener::serve(listener, router, std::future::pending()));
     Upstream { url, watch, store, serving }
 }
@@ -142,6 +157,7 @@ impl BlobStore for Watched {
     }
 
     async fn write(&self, context: &Context, digest: Digest, blob: Blob) -> Result<()> {
+        self.watch.admit(&Asked::Wrote(digest))?;
         self.store.write(context, digest, blob).await?;
         self.watch.note(Asked::Wrote(digest))
     }
@@ -187,6 +203,7 @@ impl Upload for WatchedUpload {
     }
 
     async fn finish(self: Box<Self>) -> Result<()> {
+        self.watch.admit(&Asked::Wrote(self.digest))?;
         self.inner.finish().await?;
         self.watch.note(Asked::Wrote(self.digest))
     }
@@ -207,17 +224,59 @@ impl ActionCache for Watched {
     }
 }
 
+/// What an action makes.
+pub fn output_of(action: Digest) -> (Digest, Bytes) {
+    let bytes = Bytes::from(format!("made by {action}"));
+    (Digest::of(action.function(), &bytes), bytes)
+}
+
+impl Watched {
+    /// Whether an action is there with all that it needs; its root has no directories.
+    async fn is_whole(&self, action: Digest) -> bool {
+        let (context, function) = (Context::glance(), action.function());
+        let Ok(action) = self.store.read_all(&context, action, 1 << 20).await else { return false };
+        let action = mortar_wire::decode_action(function, action).unwrap();
+        let root = self.store.read_all(&context, action.input_root_digest, 1 << 20).await;
+        let Ok(root) = root else { return false };
+        let root = mortar_wire::decode_directory(function, root).unwrap();
+        let mut needed: DigestSet = root.files.into_iter().map(|file| file.digest).collect();
+        needed.extend([action.command_digest]);
+        self.store.find_missing(&context, &needed).await.unwrap().is_empty()
+    }
+}
+
 #[async_trait]
 impl Executor for Watched {
-    /// Each action says its own bytes, once all that it names directly is there.
-    async fn execute(&self, context: &Context, request: ExecuteRequest, _: &dyn Progress) -> Result<Outcome> {
+    /// Each action says its own bytes and makes a file of them and some more, once all that it needs is there.
+    async fn execute(
+        &self,
+        context: &Context,
+        request: ExecuteRequest,
+        progress: &dyn Progress,
+    ) -> Result<Outcome> {
         self.watch.note(Asked::Executed(request.action_digest))?;
+        if context.inputs_follow.is_some() {
+            while !self.is_whole(request.action_digest).await {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+            progress.report(Stage::Executing, &ExecutionMetadata::default());
+        }
         let needed = DigestSet::from_iter([request.action_digest]);
         let missing: Vec<Digest> = self.store.find_missing(context, &needed).await?.into_iter().collect();
         if !missing.is_empty() {
             return Err(Error::new(Kind::MissingBlobs { missing }));
         }
-        let result = ActionResult { stdout_digest: Some(request.action_digest), ..ActionResult::default() };
+        let (digest, bytes) = output_of(request.action_digest);
+        self.store.write_bytes(context, digest, bytes).await?;
+        let file = OutputFile {
+            path: "out".into(),
+            digest,
+            is_executable: false,
+            contents: Bytes::new(),
+            properties: None,
+        };
+        let stdout_digest = Some(request.action_digest);
+        let result = ActionResult { files: vec![file], stdout_digest, ..ActionResult::default() };
         Ok(Outcome {
             result,
             cached: false,

@@ -44,7 +44,7 @@ impl BlobStore for GuardedBlobs {
     }
 
     async fn write(&self, context: &Context, digest: Digest, blob: Blob) -> Result<()> {
-        let more = Duration::from_secs(digest.size() / SLOWEST);
+        let more = time_to_send(digest.size());
         let write = self.inner.write(context, digest, self.breaker.watched(blob));
         let patience = Patience::WhileBusy(more);
         let ((), mut guard) = self.breaker.guard(context, Call::Write, patience, write).await?;
@@ -63,6 +63,10 @@ impl BlobStore for GuardedBlobs {
         guard.answered(took);
         Ok(missing)
     }
+}
+
+pub(super) fn time_to_send(bytes: u64) -> Duration {
+    Duration::from_secs(bytes / SLOWEST)
 }
 
 impl Breaker {

@@ -52,6 +52,8 @@ struct Shared {
     probing: AtomicBool,
     /// Counts what came from the upstream, in any call: while it comes, no call is a silent one.
     activity: AtomicU64,
+    /// Why gates are open, for those who wait for them to close.
+    open: watch::Sender<[Option<Cause>; 5]>,
     opened: AtomicU64,
     closed: AtomicU64,
     refused: AtomicU64,
@@ -84,6 +86,7 @@ impl Breaker {
             probe,
             probing,
             activity,
+            open: watch::Sender::new([None; 5]),
             opened,
             closed,
             refused,
@@ -106,6 +109,37 @@ impl Breaker {
         if let Some(gain) = execution_time(result) {
             self.0.apply(Event::Hit { cost, gain });
         }
+    }
+
+    /// A call that no port stands for, with one answer and this many bytes to send: what `work` comes to, if the gate lets it
+    /// pass, it is not released, and it is answered in time.
+    pub async fn call<T>(
+        &self,
+        context: &Context,
+        call: Call,
+        bytes: u64,
+        work: impl Future<Output = Result<T>>,
+    ) -> Result<T> {
+        let more = blobs::time_to_send(bytes);
+        let patience = match call {
+            Call::LookUp => Patience::Bounded,
+            Call::Execute => Patience::Endless,
+            Call::Read | Call::Write | Call::FindMissing => Patience::WhileBusy(more),
+        };
+        let (value, mut guard) = self.guard(context, call, patience, work).await?;
+        let took = guard.elapsed().saturating_sub(more);
+        guard.answered(took);
+        Ok(value)
+    }
+
+    /// Returns when the last gate closes; never, where none is open.
+    pub async fn closes(&self) {
+        let mut open = self.0.open.subscribe();
+        if !is_open(&open.borrow_and_update()) {
+            return std::future::pending().await;
+        }
+        // The sender lives as long as `self`.
+        let _ = open.wait_for(|open| !is_open(open)).await;
     }
 
     /// What `work` comes to, if the gate lets it pass, it is not released, and `patience` does not end.
@@ -156,6 +190,11 @@ impl Shared {
         if probe {
             probe::start(self);
         }
+        // Asked for anew: of two who come here at once, the later one may have been judged first.
+        self.open.send_if_modified(|open| {
+            let before = std::mem::replace(open, self.judge.lock().open());
+            before != *open
+        });
         match effects.talk {
             Some(Talk::Opened(call, cause)) => {
                 self.opened.fetch_add(1, Ordering::Relaxed);
@@ -358,6 +397,10 @@ fn fault(error: &Error) -> Fault {
     }
 }
 
+fn is_open(open: &[Option<Cause>; 5]) -> bool {
+    open.iter().any(Option::is_some)
+}
+
 /// Why a call failed at once.
 #[derive(Debug)]
 struct Refusal(Call);
@@ -370,9 +413,10 @@ impl fmt::Display for Refusal {
 
 impl std::error::Error for Refusal {}
 
-/// Whether a breaker made this error: the upstream was not asked, or not waited for any longer.
+/// Whether a breaker made this error, or what caused it: the upstream was not asked, or not waited for any longer.
 pub fn is_refusal(error: &Error) -> bool {
-    std::error::Error::source(error).is_some_and(|source| source.is::<Refusal>())
+    let causes = std::iter::successors(std::error::Error::source(error), |cause| cause.source());
+    causes.into_iter().any(|cause| cause.is::<Refusal>())
 }
 
 /// How long the action took on its worker, as far as its result tells.

@@ -23,7 +23,7 @@ mod status;
 pub use address::HttpAddress;
 pub use protocol::Protocol;
 
-use crate::Retry;
+use crate::{Options, Retry, tls::HTTP_1};
 use connections::Connections;
 use mortar_model::{Context, DigestFunction, Error, Kind, Result};
 use std::{
@@ -85,6 +85,29 @@ impl HttpUpstream {
     pub fn new(address: HttpAddress, options: HttpOptions) -> Self {
         let connections = Connections::new(&address, &options);
         Self(Arc::new(Inner { address, options, connections, headless: AtomicBool::new(false) }))
+    }
+
+    /// The cache at `uri`, talked to as a server of gRPC would be. `protocol` is what it spoke the last time.
+    pub fn connect(uri: &str, options: &Options, protocol: Option<Protocol>) -> Result<Self> {
+        let address: HttpAddress = uri.parse()?;
+        let tls = match address.is_tls() {
+            true if options.tls.server_name.is_some() => {
+                let message = "the certificate of an HTTP cache must be for the name of its address";
+                return Err(Error::invalid("server_name", message));
+            }
+            true => Some(Arc::new(options.tls.config(HTTP_1)?)),
+            false => None,
+        };
+        let options = HttpOptions {
+            connect_timeout: options.connect_timeout,
+            idle_timeout: options.idle_timeout,
+            compression: options.compression,
+            retry: options.retry.clone(),
+            protocol,
+            tls,
+            ..HttpOptions::default()
+        };
+        Ok(Self::new(address, options))
     }
 
     /// Where it is.

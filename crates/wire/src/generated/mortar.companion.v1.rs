@@ -110,6 +110,11 @@ pub struct Upstream {
     /// Blobs that are known to be there.
     #[prost(uint64, tag = "10")]
     pub known: u64,
+    /// Since the start: how often it was left alone for a while, and calls that were not made for that.
+    #[prost(uint64, tag = "11")]
+    pub left_alone: u64,
+    #[prost(uint64, tag = "12")]
+    pub spared: u64,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Owed {
