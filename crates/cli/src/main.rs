@@ -6,6 +6,7 @@ mod ask;
 mod bazelrc;
 mod bench;
 mod care;
+mod companion;
 mod credential_helper;
 mod image;
 mod logs;
@@ -49,6 +50,8 @@ enum Command {
     Server(server::Arguments),
     /// Run actions for a server.
     Worker(worker::Arguments),
+    /// Stand between Bazel and its servers on this machine: a local cache, uploads in the background.
+    Companion(companion::Arguments),
     /// Print the lines for a `.bazelrc`.
     Bazelrc(bazelrc::Arguments),
     /// Tell what a server is doing: what waits and why, its workers, what they run.
@@ -126,6 +129,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
             Command::Purge(arguments) => care::purge::run(arguments).await?,
             Command::Store { command } => return care::store::run(command).await,
             Command::CredentialHelper { command } => credential_helper::run(command).await?,
+            Command::Companion(arguments) => return companion::run(arguments).await,
             Command::Bench(arguments) => bench::run(arguments).await?,
             Command::Bazelrc(_) | Command::Image { .. } => {}
         }

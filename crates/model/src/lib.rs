@@ -31,7 +31,7 @@ pub use ports::{
     Termination,
 };
 pub use powers::{
-    AheadBounds, Batches, Chunks, Codec, Coming, EncodedBlobs, Encoding, Foresight, Forget, HashIndex,
+    AheadBounds, Batches, Chunks, Codec, Coming, EncodedBlobs, Encoding, Foresight, Forget, HashIndex, Holds,
     KeptResult, LocalFile, LocalFiles, Pins, ResultStore, Upload, UploadId, UploadSessions, Values, Whence,
 };
 pub use result::{

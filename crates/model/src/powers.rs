@@ -212,6 +212,17 @@ pub trait Pins: Send + Sync {
     async fn pinned(&self) -> Result<Vec<(String, DigestSet)>>;
 }
 
+/// Stores that keep single blobs for as long as somebody in this process says so: those that are owed to somebody else.
+/// Unlike pins they are not durable; who holds a blob holds it again after a restart.
+pub trait Holds: Send + Sync {
+    /// Keeps a blob from now on, here already or not yet, until it was released as often as it was held. Whether it is
+    /// here.
+    fn hold(&self, digest: Digest) -> bool;
+
+    /// Takes that back.
+    fn release(&self, digest: Digest);
+}
+
 /// Turns messages into bytes and back, for stores that know nothing of protobuf.
 pub trait Codec: Send + Sync {
     /// An action result as bytes.

@@ -1,7 +1,7 @@
 //! Capabilities: what is served, and nothing that is not.
 
-use crate::{Operations, Ports, call, limits};
-use mortar_model::{ChunkingParameters, DigestFunction};
+use crate::{Offer, Offers, Operations, Ports, call, limits};
+use mortar_model::{ChunkingParameters, Context, DigestFunction, Result as Outcome};
 use mortar_wire::{
     chunking_to_wire, function_to_wire, inputs_follow, lease,
     reapi::{
@@ -11,7 +11,7 @@ use mortar_wire::{
     },
     semver::SemVer,
 };
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 use tonic::{Request, Response, Status};
 
 /// Answers GetCapabilities.
@@ -21,6 +21,7 @@ pub(crate) struct Service {
     compresses: bool,
     lease: Option<Duration>,
     longest_following: Option<Duration>,
+    offers: Option<Arc<dyn Offers>>,
 }
 
 impl Service {
@@ -28,15 +29,30 @@ impl Service {
         let (executes, compresses) = (ports.executor.is_some(), ports.encoded.is_some());
         let chunking = ports.chunks.as_ref().map(|chunks| chunks.parameters());
         let longest_following = operations.and_then(Operations::longest_following);
-        Self { executes, chunking, compresses, lease: ports.lease, longest_following }
+        let offers = ports.offers.clone();
+        Self { executes, chunking, compresses, lease: ports.lease, longest_following, offers }
     }
 
-    fn cache(&self) -> CacheCapabilities {
+    async fn offer(&self, context: &Context) -> Outcome<Offer> {
+        let all = Offer { executes: self.executes, updates: true, functions: DigestFunction::ALL.to_vec() };
+        let Some(offers) = &self.offers else { return Ok(all) };
+        let told = offers.offer(context).await?;
+        let functions = all.functions.into_iter().filter(|known| told.functions.contains(known));
+        Ok(Offer {
+            executes: all.executes && told.executes,
+            updates: told.updates,
+            functions: functions.collect(),
+        })
+    }
+
+    fn cache(&self, offer: &Offer) -> CacheCapabilities {
         let compressors: Vec<i32> =
             self.compresses.then_some(compressor::Value::Zstd.into()).into_iter().collect();
         let mut cache = CacheCapabilities {
-            digest_functions: functions(),
-            action_cache_update_capabilities: Some(ActionCacheUpdateCapabilities { update_enabled: true }),
+            digest_functions: functions(offer),
+            action_cache_update_capabilities: Some(ActionCacheUpdateCapabilities {
+                update_enabled: offer.updates,
+            }),
             max_batch_total_size_bytes: limits::MAX_BATCH.cast_signed(),
             symlink_absolute_path_strategy: symlink_absolute_path_strategy::Value::Disallowed.into(),
             supported_compressors: compressors.clone(),
@@ -56,10 +72,11 @@ impl Capabilities for Service {
         &self,
         request: Request<GetCapabilitiesRequest>,
     ) -> Result<Response<ServerCapabilities>, Status> {
-        call::context(request.metadata(), &request.get_ref().instance_name)?;
+        let context = call::context(request.metadata(), &request.get_ref().instance_name)?;
+        let offer = self.offer(&context).await.map_err(call::refuse)?;
         let mut response = Response::new(ServerCapabilities {
-            cache_capabilities: Some(self.cache()),
-            execution_capabilities: self.executes.then(execution),
+            cache_capabilities: Some(self.cache(&offer)),
+            execution_capabilities: offer.executes.then(|| execution(&offer)),
             deprecated_api_version: None,
             low_api_version: Some(version(2, 0)),
             // 2.12 and 2.13 are about chunks.
@@ -75,7 +92,7 @@ impl Capabilities for Service {
     }
 }
 
-fn execution() -> ExecutionCapabilities {
+fn execution(offer: &Offer) -> ExecutionCapabilities {
     let priorities = priority_capabilities::PriorityRange {
         min_priority: *limits::PRIORITIES.start(),
         max_priority: *limits::PRIORITIES.end(),
@@ -84,13 +101,13 @@ fn execution() -> ExecutionCapabilities {
         digest_function: reapi::digest_function::Value::Sha256.into(),
         exec_enabled: true,
         execution_priority_capabilities: Some(PriorityCapabilities { priorities: vec![priorities] }),
-        digest_functions: functions(),
+        digest_functions: functions(offer),
         ..ExecutionCapabilities::default()
     }
 }
 
-fn functions() -> Vec<i32> {
-    DigestFunction::ALL.map(|function| function_to_wire(function).into()).to_vec()
+fn functions(offer: &Offer) -> Vec<i32> {
+    offer.functions.iter().map(|function| function_to_wire(*function).into()).collect()
 }
 
 fn version(major: i32, minor: i32) -> SemVer {

@@ -19,6 +19,7 @@ pub mod limits;
 pub mod listener;
 mod log_streams;
 mod long_running;
+mod offers;
 mod operation_message;
 mod operations;
 mod traffic;
@@ -34,6 +35,7 @@ use mortar_wire::{longrunning::operations_server::OperationsServer, reapi};
 use std::{sync::Arc, time::Duration};
 
 pub use log_streams::LiveLogs;
+pub use offers::{Offer, Offers};
 pub use operations::{OperationJournal, OperationSummary, Operations, Resumed};
 pub use traffic::Traffic;
 
@@ -58,6 +60,8 @@ pub struct Ports {
     pub executor: Option<Arc<dyn Executor>>,
     /// How long what is called present stays, if that is promised.
     pub lease: Option<Duration>,
+    /// What is offered, where that is for another server to say; without it, what the ports make possible.
+    pub offers: Option<Arc<dyn Offers>>,
 }
 
 /// Every service of the protocol and the HTTP cache, ready for [`listener::serve`]. `more` brings gRPC services and

@@ -13,10 +13,16 @@ use std::{
     collections::HashMap,
     fmt, io,
     net::{IpAddr, SocketAddr},
-    os::unix::fs::FileTypeExt,
+    os::{
+        fd::{AsFd, OwnedFd},
+        unix::fs::FileTypeExt,
+    },
     path::{Path, PathBuf},
     str::FromStr,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, Instant},
 };
 use tokio::{
@@ -91,13 +97,24 @@ enum Socket {
     Unix(UnixListener, SocketFile),
 }
 
-/// A socket in the file system, which goes with its listener.
-struct SocketFile(PathBuf);
+/// A socket in the file system, which goes with its listener, unless another process has taken the socket over.
+struct SocketFile {
+    path: PathBuf,
+    taken: Arc<AtomicBool>,
+}
+
+impl SocketFile {
+    fn new(path: PathBuf) -> Self {
+        Self { path, taken: Arc::default() }
+    }
+}
 
 impl Drop for SocketFile {
     fn drop(&mut self) {
-        // What cannot be removed is replaced by the next listener.
-        let _ = std::fs::remove_file(&self.0);
+        if !self.taken.load(Ordering::Relaxed) {
+            // What cannot be removed is replaced by the next listener.
+            let _ = std::fs::remove_file(&self.path);
+        }
     }
 }
 
@@ -119,10 +136,39 @@ impl Listener {
                 // Clients may be elsewhere.
                 let path = std::path::absolute(path).map_err(failed)?;
                 make_room(&path).await.map_err(failed)?;
-                Socket::Unix(UnixListener::bind(&path).map_err(failed)?, SocketFile(path))
+                Socket::Unix(UnixListener::bind(&path).map_err(failed)?, SocketFile::new(path))
             }
         };
         Ok(Self { socket, traffic: Traffic::default() })
+    }
+
+    /// A TCP socket that listens already: opened by who started this process, or taken over from another.
+    pub fn adopt_tcp(socket: std::net::TcpListener) -> Result<Self> {
+        let failed = |error| Error::io("taking over a socket that listens", error);
+        socket.set_nonblocking(true).map_err(failed)?;
+        let socket = Socket::Tcp(TcpListener::from_std(socket).map_err(failed)?);
+        Ok(Self { socket, traffic: Traffic::default() })
+    }
+
+    /// The same of a unix socket, which knows where it is.
+    pub fn adopt_unix(socket: std::os::unix::net::UnixListener) -> Result<Self> {
+        let failed = |error| Error::io("taking over a socket that listens", error);
+        socket.set_nonblocking(true).map_err(failed)?;
+        let address = socket.local_addr().map_err(failed)?;
+        let unnamed = || failed(io::Error::new(io::ErrorKind::InvalidInput, "the socket has no path"));
+        let path = address.as_pathname().ok_or_else(unnamed)?.to_owned();
+        let socket = UnixListener::from_std(socket).map_err(failed)?;
+        Ok(Self { socket: Socket::Unix(socket, SocketFile::new(path)), traffic: Traffic::default() })
+    }
+
+    /// The socket once more, to be given to another process.
+    pub fn spare(&self) -> Result<Spare> {
+        let (descriptor, taken) = match &self.socket {
+            Socket::Tcp(listener) => (listener.as_fd().try_clone_to_owned(), Arc::default()),
+            Socket::Unix(listener, file) => (listener.as_fd().try_clone_to_owned(), file.taken.clone()),
+        };
+        let descriptor = descriptor.map_err(|error| Error::io("copying a socket", error))?;
+        Ok(Spare { descriptor, taken })
     }
 
     /// Where clients reach it, as Bazel spells it.
@@ -132,13 +178,31 @@ impl Listener {
                 Ok(address) => format!("grpc://{}", reachable(address)),
                 Err(_) => "grpc://?".to_owned(),
             },
-            Socket::Unix(_, file) => format!("unix:{}", file.0.display()),
+            Socket::Unix(_, file) => format!("unix:{}", file.path.display()),
         }
     }
 
     /// Counts what goes over its connections.
     pub fn traffic(&self) -> Traffic {
         self.traffic.clone()
+    }
+}
+
+/// A listener's socket, for another process.
+pub struct Spare {
+    descriptor: OwnedFd,
+    taken: Arc<AtomicBool>,
+}
+
+impl Spare {
+    /// The descriptor that is to be given away.
+    pub fn descriptor(&self) -> &OwnedFd {
+        &self.descriptor
+    }
+
+    /// Another process has it: the end of this listener no longer removes the socket's file.
+    pub fn taken(&self) {
+        self.taken.store(true, Ordering::Relaxed);
     }
 }
 

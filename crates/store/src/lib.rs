@@ -10,10 +10,12 @@ pub mod chunking;
 pub mod completeness;
 pub mod disk;
 pub mod existence_cache;
+pub mod framed;
 pub mod frames;
 pub mod import;
 mod inflating;
 mod intake;
+pub mod journal;
 pub mod memory;
 pub mod memory_tier;
 pub mod meter;
@@ -37,6 +39,7 @@ pub use disk::{
     VerifyReport, VerifyStep,
 };
 pub use existence_cache::ExistenceCache;
+pub use journal::{Journal, Owed, OwedEntry};
 pub use memory::MemoryStore;
 pub use memory_tier::MemoryTier;
 pub use meter::{Meter, Operation, Snapshot};

@@ -47,6 +47,8 @@ pub use generated::google::longrunning;
 pub use generated::google::rpc;
 /// Care of a data directory, over its admin socket.
 pub use generated::mortar::admin::v1 as admin;
+/// How the companion of a machine is doing.
+pub use generated::mortar::companion::v1 as companion;
 /// What is told of executions beyond REAPI, and kept of operations.
 pub use generated::mortar::execution::v1 as execution_extras;
 /// What a server is doing.
@@ -87,6 +89,11 @@ mod generated {
         pub mod admin {
             pub mod v1 {
                 include!("generated/mortar.admin.v1.rs");
+            }
+        }
+        pub mod companion {
+            pub mod v1 {
+                include!("generated/mortar.companion.v1.rs");
             }
         }
         pub mod execution {

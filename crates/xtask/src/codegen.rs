@@ -8,6 +8,7 @@ const FILES: &[&str] = &[
     "build/bazel/remote/execution/v2/remote_execution.proto",
     "google/bytestream/bytestream.proto",
     "mortar/admin/v1/admin.proto",
+    "mortar/companion/v1/companion.proto",
     "mortar/execution/v1/execution.proto",
     "mortar/introspection/v1/introspection.proto",
     "mortar/lookahead/v1/look_ahead.proto",

@@ -37,6 +37,12 @@ fn help_is_what_was_reviewed() {
         "credential-helper get",
         "credential-helper login",
         "bench store",
+        "companion",
+        "companion run",
+        "companion install",
+        "companion status",
+        "companion flush",
+        "companion stop",
     ];
     for subcommand in subcommands.into_iter().chain(["bench"]) {
         let arguments: Vec<_> = subcommand.split_whitespace().chain(["--help"]).collect();
@@ -69,6 +75,7 @@ fn every_subcommand_is_reviewed() {
             "up",
             "server",
             "worker",
+            "companion",
             "bazelrc",
             "status",
             "operations",

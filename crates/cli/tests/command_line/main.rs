@@ -6,6 +6,7 @@ mod action;
 mod bazelrc;
 mod bench;
 mod care;
+mod companion;
 mod credential_helper;
 mod disk;
 mod endings;
@@ -19,6 +20,9 @@ mod places;
 mod precedence;
 mod restarts;
 mod signals;
+#[allow(dead_code)]
+#[path = "../../../companion/tests/companion/upstream.rs"]
+mod upstream;
 mod usage;
 
 use mortar_testkit::process::{self, Finished};

@@ -110,6 +110,7 @@ async fn start(executor: Option<Arc<dyn Executor>>, directory: &Path) -> String 
         chunks: None,
         executor: executor.clone(),
         lease: None,
+        offers: None,
     };
     let router = mortar_services::router(&ports, executor.map(Operations::new), Default::default());
     let listener = Listener::bind(&"127.0.0.1:0".parse().unwrap()).await.unwrap();

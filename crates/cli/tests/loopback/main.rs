@@ -83,6 +83,7 @@ async fn the_loopback_conforms_with_compression() {
         chunks: None,
         executor: None,
         lease: Some(Duration::from_secs(3_600)),
+        offers: None,
     };
     let listener = Listener::bind(&"127.0.0.1:0".parse().unwrap()).await.unwrap();
     let url = listener.url();

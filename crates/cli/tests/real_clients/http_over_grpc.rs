@@ -44,6 +44,7 @@ fn front(behind: impl FnOnce() -> Result<Behind>) -> Result<Front> {
         chunks: None,
         executor: None,
         lease: None,
+        offers: None,
     };
     let router = mortar_services::router(&ports, None, Default::default());
     let listener = runtime.block_on(Listener::bind(&"127.0.0.1:0".parse()?))?;

@@ -10,6 +10,7 @@ mod bazel_faults;
 mod bazel_v2;
 mod casd;
 mod ccache;
+mod companion;
 mod dynamic;
 mod endpoints;
 mod foreign_http_cache;
@@ -26,6 +27,9 @@ mod repository_rules;
 mod server_logs;
 mod sharing;
 mod test_rules;
+#[allow(dead_code)]
+#[path = "../../../companion/tests/companion/upstream.rs"]
+mod upstream;
 
 use std::time::Duration;
 

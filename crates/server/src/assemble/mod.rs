@@ -160,6 +160,7 @@ impl Server {
             chunks: Some(Arc::new(Told::new(Arc::new(chunked), &arrivals))),
             executor: Some(executor.clone()),
             lease: Some(store.lease()),
+            offers: None,
         };
         let operations = match journal {
             Some(journal) => Operations::new(executor).with_journal(Arc::new(journal)),

@@ -49,6 +49,7 @@ async fn upstream() -> Upstream {
         chunks: None,
         executor: None,
         lease: None,
+        offers: None,
     };
     let address = serve(&ports).await;
     let accepted = Arc::new(AtomicUsize::new(0));
@@ -98,6 +99,7 @@ async fn front(remote: &Remote) -> Front {
         chunks: None,
         executor: None,
         lease: None,
+        offers: None,
     };
     let base = format!("http://{}", serve(&ports).await);
     Front { base, client: Client::builder(TokioExecutor::new()).build_http() }

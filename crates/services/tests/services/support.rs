@@ -82,6 +82,7 @@ async fn start(change: impl FnOnce(Parts<'_>)) -> Server {
         values: store.clone(),
         executor: Some(executor.clone()),
         lease: None,
+        offers: None,
     };
     let mut following = None;
     change(Parts { ports: &mut ports, following: &mut following, store: &store });

@@ -66,6 +66,7 @@ impl Keeper {
 /// Runs the thread's work until it is stopped.
 pub(super) fn run(shared: &Arc<Shared>) {
     shared.refresh_free();
+    shared.set_holds();
     shared.set_pins();
     shared.take_stock();
     if shared.unclean {

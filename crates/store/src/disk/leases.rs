@@ -27,6 +27,8 @@ const SCARCE: usize = 5;
 const PART_OF_GRACE: u32 = 4;
 /// Of what is pinned.
 pub(super) const PINNED: u16 = 1 << 14;
+/// Of what this process holds.
+pub(super) const HELD: u16 = 1 << 15;
 /// Minutes are kept within 16 bits by moving their origin by so many.
 const SHIFT: u16 = 30_000;
 
@@ -117,7 +119,7 @@ pub(super) enum Hold {
     Free,
     /// It was promised; the lease has not ended.
     Soft,
-    /// A running invocation counts on it, or it is pinned.
+    /// A running invocation counts on it, or it is pinned or held.
     Hard,
 }
 
@@ -152,7 +154,7 @@ impl Leases {
             opened,
             grace: policy.leases.grace,
             lease: policy.leases.lease,
-            running: AtomicU16::new(state.running() | PINNED),
+            running: AtomicU16::new(state.running() | PINNED | HELD),
             state: Mutex::new(state),
         };
         if !clean {
@@ -198,7 +200,7 @@ impl Leases {
         state.invocations.retain(|_, running| now.saturating_duration_since(running.last_call) < grace);
         let after = state.running();
         state.stale |= before & !after & !state.youngest.0;
-        self.running.store(after | PINNED, Ordering::Relaxed);
+        self.running.store(after | PINNED | HELD, Ordering::Relaxed);
         state.stale
     }
 

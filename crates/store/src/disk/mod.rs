@@ -18,6 +18,7 @@ mod buffers;
 mod checkpoint;
 mod files;
 mod frame;
+mod holds;
 mod intake;
 mod keeper;
 mod key;
@@ -229,6 +230,7 @@ struct Shared {
     usage: usage::Usage,
     room: room::Room,
     names: Arc<files::Names>,
+    held: holds::Held,
     /// Held while pins are changed.
     pinning: tokio::sync::Mutex<()>,
     pin_quota: u64,
@@ -288,6 +290,7 @@ impl Shared {
             usage: usage::Usage::default(),
             room: room::Room::default(),
             names: Arc::default(),
+            held: holds::Held::default(),
             pinning: tokio::sync::Mutex::default(),
             pin_quota: policy.pin_quota.unwrap_or(max_size / 4),
             sweeping: Mutex::default(),

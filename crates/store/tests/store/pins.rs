@@ -1,7 +1,7 @@
 //! Pins outlive leases, within a quota.
 
 use crate::fixture::{HeldClock, config, context, fetch, fresh, is_present, put};
-use mortar_model::{BlobStoreExt, Digest, DigestSet, Kind, Pins, Range};
+use mortar_model::{BlobStoreExt, Digest, DigestSet, Holds, Kind, Pins, Range};
 use mortar_store::{DiskStore, LeaseTerms, Policy};
 use std::{path::Path, sync::Arc, time::Duration};
 
@@ -48,6 +48,47 @@ async fn pinned_blobs_stay_also_after_a_restart_until_they_are_unpinned() {
     assert!(!store.unpin("workspace").await.unwrap());
     fill(&store, &clock).await;
     assert!(!is_present(&*store, large.0).await && !is_present(&*store, small.0).await);
+}
+
+#[tokio::test]
+async fn held_blobs_stay_until_they_are_released_as_often_as_they_were_held() {
+    let (directory, clock) = (tempfile::tempdir().unwrap(), HeldClock::new());
+    let store = open(directory.path(), &clock);
+    let [once, twice, pinned] =
+        [put(&*store, 300_000).await.0, put(&*store, 10_000).await.0, put(&*store, 10_000).await.0];
+    for digest in [once, twice, twice, pinned] {
+        assert!(store.hold(digest));
+    }
+    assert!(!store.hold(fresh(10_000).0), "what is not here cannot be held here");
+    // Pins that come and go change nothing about it.
+    store.pin(&context(), "workspace", &set(&[pinned])).await.unwrap();
+    store.release(twice);
+    let present = async || {
+        fill(&store, &clock).await;
+        [is_present(&*store, once).await, is_present(&*store, twice).await, is_present(&*store, pinned).await]
+    };
+    assert_eq!(present().await, [true, true, true]);
+    store.release(once);
+    store.release(pinned);
+    assert_eq!(present().await, [false, true, true]);
+    store.unpin("workspace").await.unwrap();
+    store.release(twice);
+    assert_eq!(present().await, [false, false, false]);
+}
+
+#[tokio::test]
+async fn what_an_earlier_process_held_goes() {
+    let (directory, clock) = (tempfile::tempdir().unwrap(), HeldClock::new());
+    let store = open(directory.path(), &clock);
+    // Files of their own: what lies in one segment goes together.
+    let (held, again) = (put(&*store, 300_000).await.0, put(&*store, 300_000).await.0);
+    assert!(store.hold(held) && store.hold(again));
+    drop(store);
+    let store = open(directory.path(), &clock);
+    assert!(store.hold(again));
+    fill(&store, &clock).await;
+    assert!(is_present(&*store, again).await, "what is held went");
+    assert!(!is_present(&*store, held).await, "what nobody holds any more stayed");
 }
 
 #[tokio::test]

@@ -1,0 +1,108 @@
+//! The blobs that clients see: what is here, and what upstreams have.
+//!
+//! A read finds a blob here or fetches it, once for all who ask at the same time, and keeps it. A write is durable here
+//! and owed to the upstream. Whether a blob is there is answered from here and from what is known; how far the upstream
+//! itself is asked depends on who asks ([`Asks`]).
+
+mod encoded;
+mod far;
+mod uploads;
+
+pub(crate) use encoded::Encoded;
+pub(crate) use far::Far;
+pub(crate) use uploads::Uploads;
+
+use crate::{debts::Debts, upstream::Upstreams};
+use async_trait::async_trait;
+use mortar_model::{Blob, BlobStore, Context, Digest, DigestSet, Range, Result};
+use mortar_store::{DiskStore, ReadThrough, SingleFlight};
+use std::sync::Arc;
+
+/// Reads of larger blobs are not merged.
+const MERGED: u64 = 4 << 20;
+/// A smaller blob is sooner sent here than asked for there.
+const WORTH_ASKING: u64 = 256 << 10;
+
+/// About which blobs the upstream is asked, of those that are neither here nor known to be there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Asks {
+    /// About none: what is not known to be there is missing.
+    Nothing,
+    /// About those that would cost a client more to send than the question costs, and those that were there once, of which
+    /// the client may have no more than the name. The others are called missing: the client sends them over the
+    /// loopback, and they go upstream only if they are missing there too.
+    Large,
+    /// About all.
+    Everything,
+}
+
+/// Blobs here and upstream.
+#[derive(Clone)]
+pub(crate) struct Near {
+    disk: Arc<DiskStore>,
+    fetching: Arc<SingleFlight>,
+    through: Arc<ReadThrough>,
+    upstreams: Arc<Upstreams>,
+    debts: Arc<Debts>,
+    asks: Asks,
+}
+
+impl Near {
+    /// Over the local store.
+    pub fn new(disk: Arc<DiskStore>, upstreams: Arc<Upstreams>, debts: Arc<Debts>) -> Self {
+        let far = Arc::new(Far::new(upstreams.clone()));
+        let through = Arc::new(ReadThrough::new(disk.clone(), far));
+        let fetching = Arc::new(SingleFlight::new(through.clone(), MERGED));
+        Self { disk, fetching, through, upstreams, debts, asks: Asks::Large }
+    }
+
+    /// The same blobs, for somebody else.
+    pub fn asking(&self, asks: Asks) -> Self {
+        Self { asks, ..self.clone() }
+    }
+
+    /// Waits for what is being kept. Nothing may be read any more by then.
+    pub async fn settle(&self) {
+        self.through.settle().await;
+    }
+}
+
+#[async_trait]
+impl BlobStore for Near {
+    async fn read(&self, context: &Context, digest: Digest, range: Range) -> Result<Blob> {
+        match self.disk.read(context, digest, range).await {
+            Err(error) if error.is_not_found() => self.fetching.read(context, digest, range).await,
+            read => read,
+        }
+    }
+
+    async fn write(&self, context: &Context, digest: Digest, blob: Blob) -> Result<()> {
+        self.debts.owe_blob(context, digest, self.disk.write(context, digest, blob)).await
+    }
+
+    async fn find_missing(&self, context: &Context, digests: &DigestSet) -> Result<DigestSet> {
+        let absent = self.disk.find_missing(context, digests).await?;
+        if absent.is_empty() {
+            return Ok(absent);
+        }
+        let upstream = self.upstreams.of(&context.instance)?;
+        let unknown = upstream.unknown(context, absent.iter());
+        let worth = |digest: &Digest| match self.asks {
+            Asks::Nothing => false,
+            Asks::Large => digest.size() >= WORTH_ASKING || upstream.once_knew(context, *digest),
+            Asks::Everything => true,
+        };
+        let (asked, mut missing): (Vec<_>, Vec<_>) = unknown.iter().partition(worth);
+        if !asked.is_empty() {
+            match upstream.find_missing(context, &DigestSet::from_iter(asked.iter().copied())).await {
+                Ok(told) => missing.extend(told),
+                // The client sends them here, where they wait until the upstream is back.
+                Err(error) => {
+                    tracing::debug!(%error, "what the upstream has is not known");
+                    missing.extend(asked);
+                }
+            }
+        }
+        Ok(missing.into_iter().collect())
+    }
+}

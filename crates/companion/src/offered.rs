@@ -1,0 +1,25 @@
+//! What the companion offers: what the upstream does that an instance name leads to, and no more than it can itself.
+
+use crate::upstream::Upstreams;
+use async_trait::async_trait;
+use mortar_model::{Context, Result};
+use mortar_services::{Offer, Offers};
+use std::sync::Arc;
+
+pub(crate) struct Offered {
+    upstreams: Arc<Upstreams>,
+}
+
+impl Offered {
+    pub fn new(upstreams: Arc<Upstreams>) -> Self {
+        Self { upstreams }
+    }
+}
+
+#[async_trait]
+impl Offers for Offered {
+    async fn offer(&self, context: &Context) -> Result<Offer> {
+        let terms = self.upstreams.of(&context.instance)?.current_terms(context).await;
+        Ok(Offer { executes: terms.executes, updates: terms.updates, functions: terms.functions() })
+    }
+}

@@ -1,0 +1,148 @@
+//! The action results that clients see: those that are whole here, else the upstream's, which are kept; those that are
+//! put are durable here and owed.
+//!
+//! A result from here is served only if each blob that it needs is here or known to be upstream; nobody is asked.
+
+use crate::{
+    debts::Debts,
+    near::{Asks, Near},
+    upstream::{Upstreams, is_away},
+};
+use async_trait::async_trait;
+use futures::{StreamExt, stream};
+use mortar_model::{
+    ActionCache, ActionKey, ActionResult, BlobStoreExt, Codec, Context, Error, Kind, Result, ResultStore,
+};
+use mortar_store::{Completeness, Results};
+use std::sync::Arc;
+use tokio_util::task::TaskTracker;
+
+/// Outputs up to this size are fetched when a result comes from an execution, before they are asked for.
+const SMALL: u64 = 64 << 10;
+/// How many of them, and how many at a time.
+const MOST: usize = 256;
+const FETCHES: usize = 16;
+/// Results that are being kept; beyond that, some are not.
+const KEEPING: usize = 10_000;
+
+#[derive(Clone)]
+pub(crate) struct NearResults(Arc<Inner>);
+
+struct Inner {
+    near: Near,
+    kept: Arc<Results>,
+    codec: Arc<dyn Codec>,
+    /// Of what is here and what is known, and nothing else.
+    sure: Completeness,
+    /// Of all that can be found out.
+    asking: Completeness,
+    upstreams: Arc<Upstreams>,
+    debts: Arc<Debts>,
+    keeping: TaskTracker,
+}
+
+impl NearResults {
+    /// Over the results that are kept here.
+    pub fn new(
+        near: Near,
+        kept: Arc<Results>,
+        codec: Arc<dyn Codec>,
+        upstreams: Arc<Upstreams>,
+        debts: Arc<Debts>,
+    ) -> Self {
+        let complete = |asks| Completeness::new(kept.clone(), Arc::new(near.asking(asks)), codec.clone());
+        let (sure, asking) = (complete(Asks::Nothing), complete(Asks::Everything));
+        let keeping = TaskTracker::new();
+        Self(Arc::new(Inner { near, kept, codec, sure, asking, upstreams, debts, keeping }))
+    }
+
+    /// A result that is whole here.
+    pub async fn here(&self, context: &Context, key: ActionKey) -> Result<Option<ActionResult>> {
+        self.0.sure.get(context, key).await
+    }
+
+    /// What an upstream names in a result that it gives, it has.
+    pub fn note(&self, context: &Context, result: &ActionResult) {
+        if let Ok(upstream) = self.0.upstreams.of(&context.instance) {
+            upstream.note(context, result.named_blobs());
+        }
+    }
+
+    /// Keeps a result that an upstream gave, in the background; with `outputs`, its small ones too.
+    pub fn keep(&self, context: &Context, key: ActionKey, result: &ActionResult, outputs: bool) {
+        self.note(context, result);
+        if self.0.keeping.len() >= KEEPING {
+            return;
+        }
+        let (inner, result) = (self.0.clone(), result.clone());
+        let context = Context { deadline: None, operation: None, ..context.clone() };
+        self.0.keeping.spawn(async move {
+            if outputs {
+                inner.fetch_small(&context, &result).await;
+            }
+            if let Err(error) = inner.asking.put(&context, key, result).await {
+                tracing::debug!(?key, %error, "a result is not kept");
+            }
+        });
+    }
+
+    /// Waits for what is being kept.
+    pub async fn settle(&self) {
+        self.0.keeping.close();
+        self.0.keeping.wait().await;
+    }
+}
+
+impl Inner {
+    /// Whether two results are one, as they are written down.
+    fn is_same(&self, one: &ActionResult, other: &ActionResult) -> bool {
+        self.codec.encode_result(one) == self.codec.encode_result(other)
+    }
+
+    async fn fetch_small(&self, context: &Context, result: &ActionResult) {
+        let small = result.named_blobs().into_iter().filter(|digest| digest.size() <= SMALL).take(MOST);
+        let fetches: Vec<_> = small
+            .map(|digest| async move { self.near.read_all(context, digest, SMALL).await.is_ok() })
+            .collect();
+        stream::iter(fetches).buffer_unordered(FETCHES).collect::<Vec<_>>().await;
+    }
+}
+
+#[async_trait]
+impl ActionCache for NearResults {
+    async fn get(&self, context: &Context, key: ActionKey) -> Result<Option<ActionResult>> {
+        if let Some(result) = self.here(context, key).await? {
+            return Ok(Some(result));
+        }
+        let upstream = self.0.upstreams.of(&context.instance)?;
+        match upstream.heard(upstream.remote.get(&upstream.context(context), key).await) {
+            Ok(Some(result)) => {
+                self.keep(context, key, &result, false);
+                Ok(Some(result))
+            }
+            Ok(None) => Ok(None),
+            // A build goes on without its cache.
+            Err(error) if is_away(&error) => {
+                tracing::debug!(?key, %error, "a result is not looked up");
+                Ok(None)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn put(&self, context: &Context, key: ActionKey, result: ActionResult) -> Result<()> {
+        let upstream = self.0.upstreams.of(&context.instance)?;
+        if !upstream.terms(context).updates {
+            let message = format!("upstream {} takes no action results from clients", upstream.uri);
+            return Err(Error::new(Kind::PermissionDenied { message }));
+        }
+        self.0.asking.put(context, key, result.clone()).await?;
+        // What is not a success, or lacks blobs, was not kept, and is not owed.
+        match self.0.kept.get(context, key).await? {
+            Some(kept) if self.0.is_same(&kept.result, &result) => {
+                self.0.debts.owe_result(context, key, &result, kept.closure).await
+            }
+            _ => Ok(()),
+        }
+    }
+}

@@ -1,0 +1,156 @@
+//! What is written is acknowledged here and paid there, in order, whatever happens in between.
+
+use crate::{
+    LEASE, context, fresh, has, result, run, settings, until,
+    upstream::{Asked, Mood, upstream},
+    wrote,
+};
+use mortar_companion::{Bounds, Settings};
+use mortar_model::{ActionCache, ActionKey, BlobStoreExt, Kind};
+use mortar_remote::Endpoint;
+use std::{collections::HashSet, time::Duration};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn blobs_come_before_the_results_that_name_them() {
+    let (directory, upstream) = (tempfile::tempdir().unwrap(), upstream(Some(LEASE)).await);
+    let running = run(settings(directory.path(), &upstream.url)).await;
+    let mut keys = HashSet::new();
+    for _ in 0..50 {
+        let outputs = [running.put(500).await.0, running.put(100_000).await.0];
+        keys.insert(running.put_result(&outputs).await);
+    }
+    running.flush().await;
+    // That each result found its blobs there, the upstream itself has looked.
+    let asked = upstream.watch.asked();
+    assert!(!asked.iter().any(|asked| matches!(asked, Asked::PutTooEarly(_))), "{asked:?}");
+    let put: HashSet<ActionKey> = asked
+        .iter()
+        .filter_map(|asked| if let Asked::Put(key) = asked { Some(*key) } else { None })
+        .collect();
+    assert_eq!(put, keys);
+    assert_eq!(wrote(&asked), 100, "each blob once");
+    running.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_owed_while_the_upstream_is_away_is_paid_when_it_is_back_also_by_the_next_run() {
+    let (directory, upstream) = (tempfile::tempdir().unwrap(), upstream(Some(LEASE)).await);
+    let mut running = run(settings(directory.path(), &upstream.url)).await;
+    upstream.watch.set_mood(Mood::Away);
+    let mut owed = Vec::new();
+    for _ in 0..3 {
+        let (digest, bytes) = running.put(2_000).await;
+        let key = running.put_result(&[digest]).await;
+        owed.push((digest, key));
+        // What was written is here, and served.
+        assert_eq!(running.client.read_all(&context(), digest, 1 << 20).await.unwrap(), bytes);
+        assert!(running.client.get(&context(), key).await.unwrap().is_some());
+        running.end().await;
+        running = run(settings(directory.path(), &upstream.url)).await;
+    }
+    let left = running.companion.left();
+    assert_eq!((left.blobs, left.results), (3, 3));
+    let flushed = running.companion.flush(Some(Duration::from_millis(300))).await;
+    assert_eq!((flushed.left.blobs, flushed.left.results), (3, 3));
+    assert!(flushed.trouble.is_some_and(|trouble| trouble.contains("away")));
+    upstream.watch.set_mood(Mood::Well);
+    running.flush().await;
+    let direct = Endpoint::connect(&upstream.url, crate::options()).unwrap();
+    for (digest, key) in owed {
+        assert!(has(&*upstream.store, digest).await);
+        assert!(direct.get(&context(), key).await.unwrap().is_some());
+    }
+    running.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_denied_is_dropped_and_told() {
+    let (directory, upstream) = (tempfile::tempdir().unwrap(), upstream(Some(LEASE)).await);
+    let running = run(settings(directory.path(), &upstream.url)).await;
+    upstream.watch.set_mood(Mood::NoResults);
+    let (digest, _) = running.put(2_000).await;
+    let key = running.put_result(&[digest]).await;
+    let flushed = running.companion.flush(Some(crate::LIMIT)).await;
+    assert_eq!((flushed.left.blobs, flushed.left.results, flushed.refused.len()), (0, 0, 1));
+    assert!(flushed.refused[0].what.contains(&key.hex()) && flushed.refused[0].why.contains("not for you"));
+    assert!(has(&*upstream.store, digest).await);
+    // It is told once, and stays to be seen.
+    assert!(running.companion.flush(Some(crate::LIMIT)).await.refused.is_empty());
+    assert_eq!(running.companion.refused().len(), 1);
+    running.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_upstream_is_waited_for_and_a_full_journal_makes_writers_wait() {
+    let (directory, upstream) = (tempfile::tempdir().unwrap(), upstream(Some(LEASE)).await);
+    let owed = Bounds { entries: 3, bytes: 1 << 20 };
+    let running = run(Settings { owed, ..settings(directory.path(), &upstream.url) }).await;
+    upstream.watch.set_mood(Mood::Full);
+    let mut digests = Vec::new();
+    for _ in 0..3 {
+        digests.push(running.put(1_000).await.0);
+    }
+    let (digest, bytes) = fresh(1_000);
+    let (client, sent) = (running.client.clone(), bytes.clone());
+    let writing = tokio::spawn(async move { client.write_bytes(&context(), digest, sent).await });
+    let refused = writing.await.unwrap().unwrap_err();
+    assert!(matches!(refused.kind(), Kind::ResourceExhausted { retry_after: Some(_), .. }), "{refused}");
+    assert_eq!(running.companion.left().blobs, 3);
+    // Who waits when there is room again goes on.
+    let client = running.client.clone();
+    let writing = tokio::spawn(async move { client.write_bytes(&context(), digest, bytes).await });
+    upstream.watch.set_mood(Mood::Well);
+    writing.await.unwrap().unwrap();
+    running.flush().await;
+    for digest in digests.into_iter().chain([digest]) {
+        assert!(has(&*upstream.store, digest).await);
+    }
+    running.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn writing_through_waits_for_the_upstream_and_tells_what_it_says() {
+    let (directory, upstream) = (tempfile::tempdir().unwrap(), upstream(Some(LEASE)).await);
+    let running = run(Settings { write_through: true, ..settings(directory.path(), &upstream.url) }).await;
+    let (digest, _) = running.put(2_000).await;
+    assert!(has(&*upstream.store, digest).await);
+    upstream.watch.set_mood(Mood::NoResults);
+    let refused = running.client.put(&context(), crate::fresh_key(), result(&[digest])).await.unwrap_err();
+    assert!(matches!(refused.kind(), Kind::PermissionDenied { .. }), "{refused}");
+    running.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_there_already_is_not_sent() {
+    let (directory, upstream) = (tempfile::tempdir().unwrap(), upstream(Some(LEASE)).await);
+    let running = run(settings(directory.path(), &upstream.url)).await;
+    let (small, large) = (fresh(1_000), fresh(1_000_000));
+    for (digest, bytes) in [&small, &large] {
+        upstream.store.write_bytes(&context(), *digest, bytes.clone()).await.unwrap();
+        running.client.write_bytes(&context(), *digest, bytes.clone()).await.unwrap();
+    }
+    running.put_result(&[small.0, large.0]).await;
+    running.flush().await;
+    let asked = upstream.watch.asked();
+    assert_eq!(wrote(&asked), 0, "{asked:?}");
+    assert!(asked.iter().any(|asked| matches!(asked, Asked::Put(_))));
+    running.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn many_small_blobs_travel_in_few_calls() {
+    let (directory, upstream) = (tempfile::tempdir().unwrap(), upstream(Some(LEASE)).await);
+    let running = run(settings(directory.path(), &upstream.url)).await;
+    upstream.watch.set_mood(Mood::Away);
+    let writes = (0..500).map(|_| running.put(2_000));
+    futures::future::join_all(writes).await;
+    assert_eq!(running.companion.left().blobs, 500);
+    upstream.watch.set_mood(Mood::Well);
+    running.flush().await;
+    let asked = upstream.watch.asked();
+    let questions = asked.iter().filter(|asked| matches!(asked, Asked::Missing(_))).count();
+    assert_eq!(wrote(&asked), 500);
+    assert!(questions <= 3, "{questions}");
+    until("it is idle", async || running.companion.left().blobs == 0).await;
+    running.end().await;
+}

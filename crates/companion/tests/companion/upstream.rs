@@ -1,0 +1,237 @@
+//! A server in this process that a companion may have as its upstream: it notes what it is asked, in order, and fails as
+//! it is told to.
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use mortar_model::{
+    ActionCache, ActionKey, ActionResult, Blob, BlobStore, Context, Digest, DigestSet, Encoding, Error,
+    ExecuteRequest, Executor, Kind, Outcome, Progress, Range, Result, Termination, Upload, UploadId,
+    UploadSessions,
+};
+use mortar_services::{
+    Offer, Offers, Operations, Ports,
+    listener::{self, Address, Listener},
+};
+use mortar_store::{Completeness, MemoryStore, Results};
+use mortar_wire::Protobuf;
+use parking_lot::Mutex;
+use std::{sync::Arc, time::Duration};
+use tokio::task::JoinHandle;
+
+/// Something that the server was asked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Asked {
+    Read(Digest),
+    Missing(DigestSet),
+    Wrote(Digest),
+    Got(ActionKey),
+    Put(ActionKey),
+    /// A result before its blobs.
+    PutTooEarly(ActionKey),
+    Executed(Digest),
+}
+
+/// What it does about it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Mood {
+    #[default]
+    Well,
+    Away,
+    /// It takes no results.
+    NoResults,
+    /// It has no room.
+    Full,
+}
+
+/// The server, for as long as this lives.
+pub struct Upstream {
+    pub url: String,
+    pub watch: Watch,
+    pub store: Arc<MemoryStore>,
+    serving: JoinHandle<()>,
+}
+
+/// What was asked, and what is done about it.
+#[derive(Clone, Default)]
+pub struct Watch(Arc<Mutex<(Vec<Asked>, Mood, bool)>>);
+
+impl Watch {
+    /// What it was asked since this was called last.
+    pub fn asked(&self) -> Vec<Asked> {
+        std::mem::take(&mut self.0.lock().0)
+    }
+
+    pub fn set_mood(&self, mood: Mood) {
+        self.0.lock().1 = mood;
+    }
+
+    /// Says that it takes no results.
+    pub fn forbid_updates(&self) {
+        self.0.lock().2 = true;
+    }
+
+    fn note(&self, asked: Asked) -> Result<()> {
+        let mut state = self.0.lock();
+        let is_result = matches!(asked, Asked::Put(_) | Asked::PutTooEarly(_));
+        let writes = is_result || matches!(asked, Asked::Wrote(_));
+        let refused = match state.1 {
+            Mood::Well => None,
+            Mood::Away => {
+                Some(Kind::Unavailable { message: "the upstream is away".into(), retry_after: None })
+            }
+            Mood::NoResults => is_result.then(|| Kind::PermissionDenied { message: "not for you".into() }),
+            Mood::Full => writes.then(|| Kind::ResourceExhausted {
+                message: "no room is left".into(),
+                retry_after: Some(Duration::from_secs(3600)),
+            }),
+        };
+        match refused {
+            Some(kind) => Err(Error::new(kind)),
+            None => {
+                state.0.push(asked);
+                Ok(())
+            }
+        }
+    }
+}
+
+impl Drop for Upstream {
+    fn drop(&mut self) {
+        self.serving.abort();
+    }
+}
+
+/// A server with this lease; one that tells none is not ours.
+pub async fn upstream(lease: Option<Duration>) -> Upstream {
+    let store = MemoryStore::new(1 << 30);
+    let watch = Watch::default();
+    let codec = Arc::new(Protobuf);
+    let results = Arc::new(Results::new(store.clone(), codec.clone()));
+    let actions = Completeness::new(results, store.clone(), codec);
+    let watched = Arc::new(Watched { store: store.clone(), actions, watch: watch.clone() });
+    let ports = Ports {
+        blobs: watched.clone(),
+        actions: watched.clone(),
+        encoded: None,
+        uploads: watched.clone(),
+        index: store.clone(),
+        values: store.clone(),
+        chunks: None,
+        executor: Some(watched.clone()),
+        lease,
+        offers: Some(watched.clone()),
+    };
+    let listener = Listener::bind(&Address::Tcp("127.0.0.1:0".into())).await.expect("a port is free");
+    let url = listener.url();
+    let router = mortar_services::router(&ports, Some(Operations::new(watched)), Default::default());
+    let serving = tokio::spawn(listener::serve(listener, router, std::future::pending()));
+    Upstream { url, watch, store, serving }
+}
+
+struct Watched {
+    store: Arc<MemoryStore>,
+    actions: Completeness,
+    watch: Watch,
+}
+
+#[async_trait]
+impl BlobStore for Watched {
+    async fn read(&self, context: &Context, digest: Digest, range: Range) -> Result<Blob> {
+        self.watch.note(Asked::Read(digest))?;
+        self.store.read(context, digest, range).await
+    }
+
+    async fn write(&self, context: &Context, digest: Digest, blob: Blob) -> Result<()> {
+        self.store.write(context, digest, blob).await?;
+        self.watch.note(Asked::Wrote(digest))
+    }
+
+    async fn find_missing(&self, context: &Context, digests: &DigestSet) -> Result<DigestSet> {
+        self.watch.note(Asked::Missing(digests.clone()))?;
+        self.store.find_missing(context, digests).await
+    }
+}
+
+#[async_trait]
+impl UploadSessions for Watched {
+    async fn open(
+        &self,
+        context: &Context,
+        id: &UploadId,
+        digest: Digest,
+        encoding: Encoding,
+    ) -> Result<Box<dyn Upload>> {
+        let inner = self.store.open(context, id, digest, encoding).await?;
+        Ok(Box::new(WatchedUpload { inner, watch: self.watch.clone(), digest }))
+    }
+
+    async fn committed(&self, context: &Context, id: &UploadId) -> Result<Option<u64>> {
+        self.store.committed(context, id).await
+    }
+}
+
+struct WatchedUpload {
+    inner: Box<dyn Upload>,
+    watch: Watch,
+    digest: Digest,
+}
+
+#[async_trait]
+impl Upload for WatchedUpload {
+    fn committed(&self) -> u64 {
+        self.inner.committed()
+    }
+
+    async fn write(&mut self, bytes: Bytes) -> Result<()> {
+        self.inner.write(bytes).await
+    }
+
+    async fn finish(self: Box<Self>) -> Result<()> {
+        self.inner.finish().await?;
+        self.watch.note(Asked::Wrote(self.digest))
+    }
+}
+
+#[async_trait]
+impl ActionCache for Watched {
+    async fn get(&self, context: &Context, key: ActionKey) -> Result<Option<ActionResult>> {
+        self.watch.note(Asked::Got(key))?;
+        self.actions.get(context, key).await
+    }
+
+    /// A result whose blobs are not there would be dropped without a word: here it is noted.
+    async fn put(&self, context: &Context, key: ActionKey, result: ActionResult) -> Result<()> {
+        let holes = self.store.find_missing(context, &result.named_blobs()).await?;
+        self.watch.note(if holes.is_empty() { Asked::Put(key) } else { Asked::PutTooEarly(key) })?;
+        self.actions.put(context, key, result).await
+    }
+}
+
+#[async_trait]
+impl Executor for Watched {
+    /// Each action says its own bytes, once all that it names directly is there.
+    async fn execute(&self, context: &Context, request: ExecuteRequest, _: &dyn Progress) -> Result<Outcome> {
+        self.watch.note(Asked::Executed(request.action_digest))?;
+        let needed = DigestSet::from_iter([request.action_digest]);
+        let missing: Vec<Digest> = self.store.find_missing(context, &needed).await?.into_iter().collect();
+        if !missing.is_empty() {
+            return Err(Error::new(Kind::MissingBlobs { missing }));
+        }
+        let result = ActionResult { stdout_digest: Some(request.action_digest), ..ActionResult::default() };
+        Ok(Outcome {
+            result,
+            cached: false,
+            termination: Termination::Exited,
+            message: String::new(),
+            server_logs: Vec::new(),
+        })
+    }
+}
+
+#[async_trait]
+impl Offers for Watched {
+    async fn offer(&self, _: &Context) -> Result<Offer> {
+        let functions = mortar_model::DigestFunction::ALL.to_vec();
+        Ok(Offer { executes: true, updates: !self.watch.0.lock().2, functions })
+    }
+}
