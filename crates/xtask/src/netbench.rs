@@ -85,8 +85,8 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     let sizes = Sizes {
         quick: arguments.quick,
         actions: size(arguments.actions, 200, 20),
-        outputs: size(arguments.outputs, 11_000, 500),
-        lookups: size(arguments.lookups, 2_000, 100),
+        outputs: size(arguments.outputs, scenarios::OUTPUTS, 500),
+        lookups: size(arguments.lookups, scenarios::LOOKUPS, 100),
         jobs: arguments.jobs,
     };
     let asked = match arguments.only.as_slice() {

@@ -4,8 +4,8 @@ use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 use std::{fmt::Write as _, path::Path, process::Command, time::Duration};
 
-/// How a build is built.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// How a build is built, in the order of a table's lines.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Kind {
     /// Without any server.
     Local,
@@ -32,7 +32,7 @@ impl Kind {
 }
 
 /// What stands between Bazel and the network.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Between {
     Nothing,
     /// A companion that has nothing.
@@ -129,7 +129,7 @@ impl Table {
         let mut text = format!("**{}** ({spawns} spawns). {}\n\n", self.title, self.about);
         text += "| network | build | alone: s | calls | KB up | KB down | companion: s | flush: s | calls | KB up | KB down |\n";
         text += "|---|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|\n";
-        for row in &self.rows {
+        for row in self.in_order() {
             if let Some(line) = self.line(row) {
                 text += &line;
             }
@@ -139,6 +139,14 @@ impl Table {
             let _ = write!(text, "\nAsked: {what}: at most {at_most}; measured {measured:.2}: {judged}.\n");
         }
         text
+    }
+
+    /// By network, as they came, and by kind.
+    fn in_order(&self) -> Vec<&Row> {
+        let came = |row: &Row| self.rows.iter().position(|other| other.network == row.network);
+        let mut rows: Vec<_> = self.rows.iter().collect();
+        rows.sort_by_key(|row| (came(row), row.kind, row.between));
+        rows
     }
 
     /// One with and one without a companion stand in one line, that of the latter.
@@ -276,6 +284,7 @@ mod tests {
         for row in [
             row(Kind::Cold, Between::Nothing, 2_000),
             row(Kind::Cached, Between::Nothing, 1_000),
+            row(Kind::Minimal, Between::Nothing, 900),
             row(Kind::Cold, Between::New, 1_500),
             row(Kind::Cached, Between::Warm, 250),
         ] {
@@ -291,6 +300,7 @@ mod tests {
                 "| 100 ms | cold | 2.00 | 7 | 2 | 41 | 1.50 | 0.03 | 7 | 2 | 41 |",
                 "| 100 ms | cached | 1.00 | 7 | 2 | 41 | | | | | |",
                 "| 100 ms | cached, companion has all | | | | | 0.25 | 0.03 | 7 | 2 | 41 |",
+                "| 100 ms | minimal | 0.90 | 7 | 2 | 41 | | | | | |",
                 "",
                 "Asked: cold, in seconds: at most 1; measured 1.50: not reached.",
                 "",
