@@ -114,9 +114,8 @@ impl Table {
         self.row(network, kind, between).expect("it was measured before").sample.seconds()
     }
 
-    /// Holds what a build with a new companion took, in units of so many seconds, against what is asked.
-    pub(super) fn figure(&mut self, what: &str, at_most: f64, build: (&str, Kind), unit: f64) {
-        let measured = self.seconds(build.0, build.1, Between::New) / unit;
+    /// Holds what was measured against what is asked.
+    pub(super) fn figure(&mut self, what: &str, at_most: f64, measured: f64) {
         self.figures.push(Figure { what: what.to_owned(), at_most, measured });
     }
 
@@ -290,8 +289,13 @@ mod tests {
         ] {
             table.add(row);
         }
-        table.figure("cold, in seconds", 1.0, ("100 ms", Kind::Cold), 1.0);
-        table.figure("cold, times alone", 0.8, ("100 ms", Kind::Cold), 2.0);
+        let companion = table.seconds("100 ms", Kind::Cold, Between::New);
+        table.figure("cold, in seconds", 1.0, companion);
+        table.figure(
+            "cold, times alone",
+            0.8,
+            companion / table.seconds("100 ms", Kind::Cold, Between::Nothing),
+        );
         let text = table.markdown();
         let lines: Vec<_> = text.lines().skip(4).collect();
         assert_eq!(
