@@ -4,7 +4,7 @@ use crate::{pools::processors, units::Size};
 use anyhow::bail;
 
 /// As much as there is where nothing is said.
-#[derive(clap::Args)]
+#[derive(clap::Args, Clone, Debug, Default)]
 pub struct UsableFlags {
     /// Processor time of one action with all its processes, such as 1.5 for one and a half processors; only where control
     /// groups can limit it.

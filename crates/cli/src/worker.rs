@@ -51,9 +51,10 @@ pub struct Arguments {
 }
 
 /// How actions are kept apart from the machine that they run on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
 pub enum Isolation {
     /// Namespaces: only declared inputs and system directories, no network.
+    #[default]
     Namespaces,
     /// None but a directory of their own: for machines that permit no namespaces, and only for actions that are trusted.
     None,

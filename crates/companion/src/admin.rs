@@ -3,7 +3,9 @@
 use crate::{
     Flushed, Left, Refused,
     assemble::Companion,
+    here::Here,
     life::{Whereabouts, hand_over},
+    race::{Comparisons, Report, Tally},
     upstream::Upstream,
 };
 use mortar_model::Error;
@@ -11,12 +13,15 @@ use mortar_services::listener::Spare;
 use mortar_wire::{
     companion::{
         CompanionStatus, FlushRequest, FlushResponse, GetStatusRequest, HandOverRequest, HandOverResponse,
-        Owed, StopRequest, StopResponse, companion_server,
+        LocalWorker, NotReproducible, Owed, StopRequest, StopResponse, companion_server,
     },
     duration_from_wire, status, timestamp_to_wire,
 };
 use std::{
-    sync::{Arc, atomic::Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     time::SystemTime,
 };
 use tokio_util::sync::CancellationToken;
@@ -36,6 +41,7 @@ pub(crate) struct Service {
 impl Service {
     fn status(&self) -> CompanionStatus {
         let stats = self.companion.store_stats();
+        let (sent_ahead, sent_ahead_used) = self.companion.sent_ahead();
         CompanionStatus {
             version: self.whereabouts.version.clone(),
             process: self.whereabouts.process,
@@ -49,6 +55,9 @@ impl Service {
             action_results: stats.results,
             upstreams: self.companion.upstreams().iter().map(|upstream| self.upstream(upstream)).collect(),
             refused: self.companion.refused().into_iter().map(refused).collect(),
+            local_worker: self.companion.here().map(local_worker),
+            sent_ahead,
+            sent_ahead_used,
         }
     }
 
@@ -67,6 +76,34 @@ impl Service {
             known: upstream.known(),
         }
     }
+}
+
+fn local_worker(here: &Here) -> LocalWorker {
+    let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+    let tally = here.tally.as_deref();
+    let count = |of: fn(&Tally) -> &AtomicU64| tally.map_or(0, |tally| read(of(tally)));
+    let compared = here.comparisons.as_deref();
+    let (same, different, not_compared) = compared.map_or((0, 0, 0), Comparisons::counts);
+    LocalWorker {
+        mode: here.mode.to_string(),
+        slots: here.slots,
+        ran: here.local.ran(),
+        won_here: count(|tally| &tally.local),
+        won_upstream: count(|tally| &tally.remote),
+        unraced: count(|tally| &tally.unraced),
+        same,
+        different,
+        not_compared,
+        not_reproducible: compared
+            .map(|compared| compared.reports().into_iter().map(not_reproducible).collect())
+            .unwrap_or_default(),
+    }
+}
+
+fn not_reproducible(report: Report) -> NotReproducible {
+    let Report { action, mnemonic, target, differences } = report;
+    let differences = differences.iter().map(ToString::to_string).collect();
+    NotReproducible { action: action.to_string(), mnemonic, target, differences }
 }
 
 fn owed(left: Left) -> Owed {

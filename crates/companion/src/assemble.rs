@@ -8,7 +8,8 @@
 //!          │                           ├── journal ── ferry ── upstream
 //!          │                           └── upstream
 //!          ├─ values:   named values ── disk
-//!          └─ executor: near results ── inputs ── ferry ── upstream
+//!          └─ executor: places ──┬── near results ── inputs ── ferry ── upstream
+//!                                └── a worker here, if there is one
 //! ```
 //!
 //! What upstreams are known to have stands beside all of it (`knowledge`).
@@ -18,6 +19,7 @@ use crate::{
     debts::{self, Bounds, Debts, Flushed, Left, Payers, Refused},
     execute::Executes,
     ferry::Ferry,
+    here::{Here, Mode, Places, WorkerPorts},
     inputs::Inputs,
     knowledge::Knowledge,
     near::{Encoded, Near, Uploads},
@@ -28,7 +30,7 @@ use crate::{
     upstream::{Upstream, UpstreamAddress, Upstreams},
 };
 use axum::Router;
-use mortar_model::{Clock, Codec, Result, SystemClock};
+use mortar_model::{Clock, Codec, Executor, Platform, Result, SystemClock};
 use mortar_remote::Options;
 use mortar_services::{Operations, Ports};
 use mortar_store::{DiskConfig, DiskStore, Journal, LeaseTerms, NamedValues, Policy, Results, StoreStats};
@@ -64,6 +66,7 @@ pub struct Companion {
     store: Arc<DiskStore>,
     near: Near,
     results: NearResults,
+    places: Places,
     upstreams: Arc<Upstreams>,
     debts: Arc<Debts>,
     payers: Payers,
@@ -104,7 +107,9 @@ impl Companion {
         let kept = Arc::new(Results::new(store.clone(), codec.clone()));
         let results = NearResults::new(near.clone(), kept, codec, upstreams.clone(), debts.clone());
         let inputs = Inputs::new(near.clone(), ferry.clone(), clock.clone());
-        let executor = Arc::new(Executes::new(results.clone(), inputs, upstreams.clone()));
+        let executes = Arc::new(Executes::new(results.clone(), inputs, upstreams.clone()));
+        let places = Places::new(executes, near.clone(), results.clone(), upstreams.clone(), clock.clone());
+        let executor = Arc::new(places.clone());
         let ports = Ports {
             blobs: Arc::new(near.clone()),
             encoded: Some(Arc::new(Encoded::new(near.clone()))),
@@ -115,7 +120,7 @@ impl Companion {
             chunks: None,
             executor: Some(executor.clone()),
             lease: None,
-            offers: Some(Arc::new(Offered::new(upstreams.clone()))),
+            offers: Some(Arc::new(Offered::new(upstreams.clone(), places.clone()))),
         };
         let stop = CancellationToken::new();
         let renewing = tokio::spawn(renew::run(knowledge, upstreams.clone(), stop.clone()));
@@ -124,6 +129,7 @@ impl Companion {
             store,
             near,
             results,
+            places,
             upstreams,
             debts,
             renewing: Mutex::new(Some(renewing)),
@@ -137,6 +143,26 @@ impl Companion {
     /// Everything that is served to clients. `more` brings services of the process's own.
     pub fn router(&self, more: Router) -> Router {
         mortar_services::router(&self.ports, Some(self.operations.clone()), more).layer(self.activity.clone())
+    }
+
+    /// What a worker on this machine reads and writes.
+    pub fn worker_ports(&self, mode: Mode) -> WorkerPorts {
+        WorkerPorts::new(mode, &self.near, &self.results)
+    }
+
+    /// From now on this worker takes actions, so many at a time, that ask for no more than it offers.
+    pub fn work_here(&self, worker: Arc<dyn Executor>, slots: u32, offered: Platform, mode: Mode) {
+        self.places.work_here(worker, slots, offered, mode);
+    }
+
+    /// The worker on this machine.
+    pub(crate) fn here(&self) -> Option<&Here> {
+        self.places.here()
+    }
+
+    /// Results that upstreams sent ahead, and those of them that were asked for.
+    pub fn sent_ahead(&self) -> (u64, u64) {
+        self.results.sent_ahead()
     }
 
     /// Whether it is used.

@@ -7,15 +7,18 @@
 
 pub mod activity;
 mod admin;
+mod ahead;
 pub mod assemble;
 mod debts;
 mod execute;
 mod ferry;
+mod here;
 mod inputs;
 mod knowledge;
 pub mod life;
 mod near;
 mod offered;
+pub mod race;
 mod renew;
 mod results;
 mod terms;
@@ -23,4 +26,5 @@ mod upstream;
 
 pub use assemble::{Companion, Settings};
 pub use debts::{Bounds, Flushed, Left, Refused};
+pub use here::{Mode, WorkerPorts};
 pub use upstream::UpstreamAddress;

@@ -1,6 +1,7 @@
-//! What the companion offers: what the upstream does that an instance name leads to, and no more than it can itself.
+//! What the companion offers: what the upstream does that an instance name leads to, and no more than it can itself;
+//! executions also where there is a worker here.
 
-use crate::upstream::Upstreams;
+use crate::{here::Places, upstream::Upstreams};
 use async_trait::async_trait;
 use mortar_model::{Context, Result};
 use mortar_services::{Offer, Offers};
@@ -8,11 +9,12 @@ use std::sync::Arc;
 
 pub(crate) struct Offered {
     upstreams: Arc<Upstreams>,
+    places: Places,
 }
 
 impl Offered {
-    pub fn new(upstreams: Arc<Upstreams>) -> Self {
-        Self { upstreams }
+    pub fn new(upstreams: Arc<Upstreams>, places: Places) -> Self {
+        Self { upstreams, places }
     }
 }
 
@@ -20,6 +22,7 @@ impl Offered {
 impl Offers for Offered {
     async fn offer(&self, context: &Context) -> Result<Offer> {
         let terms = self.upstreams.of(&context.instance)?.current_terms(context).await;
-        Ok(Offer { executes: terms.executes, updates: terms.updates, functions: terms.functions() })
+        let executes = terms.executes || self.places.here().is_some();
+        Ok(Offer { executes, updates: terms.updates, functions: terms.functions() })
     }
 }

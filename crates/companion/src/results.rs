@@ -4,14 +4,16 @@
 //! A result from here is served only if each blob that it needs is here or known to be upstream; nobody is asked.
 
 use crate::{
+    ahead::Ahead,
     debts::Debts,
     near::{Asks, Near},
-    upstream::{Upstreams, is_away},
+    upstream::{Upstream, Upstreams, is_away},
 };
 use async_trait::async_trait;
-use futures::{StreamExt, stream};
+use futures::{StreamExt, future::try_join_all, stream};
 use mortar_model::{
-    ActionCache, ActionKey, ActionResult, BlobStoreExt, Codec, Context, Error, Kind, Result, ResultStore,
+    ActionCache, ActionKey, ActionResult, BlobStoreExt, Codec, Coming, Context, Error, Kind, Result,
+    ResultStore,
 };
 use mortar_store::{Completeness, Results};
 use std::sync::Arc;
@@ -39,6 +41,7 @@ struct Inner {
     upstreams: Arc<Upstreams>,
     debts: Arc<Debts>,
     keeping: TaskTracker,
+    ahead: Ahead,
 }
 
 impl NearResults {
@@ -52,8 +55,8 @@ impl NearResults {
     ) -> Self {
         let complete = |asks| Completeness::new(kept.clone(), Arc::new(near.asking(asks)), codec.clone());
         let (sure, asking) = (complete(Asks::Nothing), complete(Asks::Everything));
-        let keeping = TaskTracker::new();
-        Self(Arc::new(Inner { near, kept, codec, sure, asking, upstreams, debts, keeping }))
+        let (keeping, ahead) = (TaskTracker::new(), Ahead::default());
+        Self(Arc::new(Inner { near, kept, codec, sure, asking, upstreams, debts, keeping, ahead }))
     }
 
     /// A result that is whole here.
@@ -86,8 +89,26 @@ impl NearResults {
         });
     }
 
+    /// Keeps a result that an upstream sent ahead, with those of its blobs that came along; all of it is durable when this
+    /// returns.
+    pub async fn keep_ahead(&self, context: &Context, upstream: &Upstream, coming: Coming) -> Result<()> {
+        let Coming { key, result, blobs, .. } = coming;
+        let disk = self.0.near.disk();
+        let writes = blobs.into_iter().map(|(digest, bytes)| disk.write_bytes(context, digest, bytes));
+        try_join_all(writes).await?;
+        // It would not have sent it otherwise.
+        upstream.note(context, result.named_blobs());
+        self.0.asking.put(context, key, result).await
+    }
+
+    /// Results that were sent ahead, and those of them that were asked for.
+    pub fn sent_ahead(&self) -> (u64, u64) {
+        self.0.ahead.counts()
+    }
+
     /// Waits for what is being kept.
     pub async fn settle(&self) {
+        self.0.ahead.settle().await;
         self.0.keeping.close();
         self.0.keeping.wait().await;
     }
@@ -111,11 +132,19 @@ impl Inner {
 #[async_trait]
 impl ActionCache for NearResults {
     async fn get(&self, context: &Context, key: ActionKey) -> Result<Option<ActionResult>> {
-        if let Some(result) = self.here(context, key).await? {
-            return Ok(Some(result));
-        }
+        let found = self.here(context, key).await?;
         let upstream = self.0.upstreams.of(&context.instance)?;
-        match upstream.heard(upstream.remote.get(&upstream.context(context), key).await) {
+        if found.is_some() {
+            self.0.ahead.found(self, upstream, context, key);
+            return Ok(found);
+        }
+        let arrival = self.0.ahead.missed(self, upstream, context, key);
+        let there = upstream.context(context);
+        let told = tokio::select! {
+            told = upstream.remote.get(&there, key) => upstream.heard(told),
+            () = arrival.come() => self.here(context, key).await,
+        };
+        match told {
             Ok(Some(result)) => {
                 self.keep(context, key, &result, false);
                 Ok(Some(result))

@@ -2,6 +2,7 @@
 
 mod ask;
 mod install;
+mod local;
 mod run;
 mod show;
 

@@ -1,6 +1,6 @@
 //! `mortar companion run`: becomes the companion, or finds the one that runs.
 
-use super::{HomeFlags, ask};
+use super::{HomeFlags, ask, local::LocalFlags};
 use crate::{
     settings::{MIN_MAX_SIZE, default_max_size},
     signals,
@@ -8,7 +8,7 @@ use crate::{
 };
 use anyhow::{Context, bail};
 use mortar_companion::{
-    Bounds, Settings, UpstreamAddress,
+    Bounds, Companion, Settings, UpstreamAddress,
     life::{self, Home, Ownership, Sockets, Taken, Whereabouts, hand_over},
 };
 use mortar_model::{Error, InstanceName};
@@ -22,6 +22,7 @@ use std::{
     os::unix::process::CommandExt,
     path::PathBuf,
     process::{Command, Stdio},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -57,6 +58,8 @@ pub struct RunFlags {
     /// Acknowledge a write only when it is upstream, as a CI runner may want that goes away after its build.
     #[arg(long)]
     write_through: bool,
+    #[command(flatten)]
+    local: LocalFlags,
     /// Take over from a companion that runs: it gives its sockets, finishes its calls and ends.
     #[arg(long)]
     replace: bool,
@@ -93,7 +96,7 @@ pub async fn run(arguments: RunFlags) -> anyhow::Result<()> {
         },
     };
     let idle = arguments.idle_timeout.map_or(Duration::MAX, |span| span.0);
-    serve(ownership, settings, sockets, idle).await
+    serve(ownership, settings, sockets, idle, arguments.local).await
 }
 
 async fn serve(
@@ -101,9 +104,14 @@ async fn serve(
     settings: Settings,
     sockets: Sockets,
     idle: Duration,
+    local: LocalFlags,
 ) -> anyhow::Result<()> {
-    let ready = |whereabouts: &Whereabouts| {
+    let planned = local.plan(&settings)?;
+    let ready = |whereabouts: &Whereabouts, companion: &Arc<Companion>| {
         write_rc_files(whereabouts)?;
+        if let Some(planned) = planned {
+            tokio::spawn(planned.work(Arc::downgrade(companion)));
+        }
         let mut out = std::io::stdout().lock();
         write!(out, "ready {}\n\n{}", whereabouts.url, bazelrc::lines(&whereabouts.url))
             .and_then(|()| out.flush())

@@ -5,7 +5,7 @@ use crate::{
     units::{approximately, lasting},
 };
 use mortar_wire::{
-    companion::{CompanionStatus, Owed, Refused, Upstream},
+    companion::{CompanionStatus, LocalWorker, Owed, Refused, Upstream},
     timestamp_from_wire,
 };
 use serde_json::{Value, json};
@@ -16,6 +16,9 @@ pub(super) fn text(status: &CompanionStatus) -> String {
     let mut blocks = vec![summary(status)];
     let head = ["UPSTREAM", "ADDRESS", "OWED", "SENT", "FOUND", "KNOWN", "REFUSED", "TROUBLE"];
     blocks.push(table(&head, status.upstreams.iter().map(upstream_row)));
+    if let Some(worker) = &status.local_worker {
+        blocks.push(local_worker(worker));
+    }
     if !status.refused.is_empty() {
         blocks.push(table(&["REFUSED", "UPSTREAM", "AGO", "WHY"], status.refused.iter().map(refused_row)));
     }
@@ -31,7 +34,7 @@ fn summary(status: &CompanionStatus) -> String {
     let age = ago(status.started);
     format!(
         "{} and unix:{}, version {}, process {}, for {}\n\
-         cache in {}: {} of {}, {} blobs, {} results\n",
+         cache in {}: {} of {}, {} blobs, {} results; {} of {} results that were sent ahead were asked for\n",
         status.url,
         status.socket,
         status.version,
@@ -42,6 +45,8 @@ fn summary(status: &CompanionStatus) -> String {
         approximately(status.max_size),
         status.blobs,
         status.action_results,
+        status.sent_ahead_used,
+        status.sent_ahead,
     )
 }
 
@@ -68,6 +73,32 @@ fn upstream_row(upstream: &Upstream) -> Vec<String> {
         upstream.refused.to_string(),
         upstream.trouble.clone(),
     ]
+}
+
+/// What runs on this machine, and what came of it.
+fn local_worker(worker: &LocalWorker) -> String {
+    let LocalWorker { mode, slots, ran, .. } = worker;
+    let mut text = format!("local worker ({mode}): {slots} at a time, {ran} ran\n");
+    match mode.as_str() {
+        "race" => {
+            let LocalWorker { won_here, won_upstream, unraced, .. } = worker;
+            text += &format!(
+                "races: {won_here} won here, {won_upstream} upstream; {unraced} ran upstream alone\n"
+            );
+        }
+        "compare" => {
+            let LocalWorker { same, different, not_compared, .. } = worker;
+            text +=
+                &format!("compared: {same} the same, {different} different, {not_compared} not possible\n");
+        }
+        _ => {}
+    }
+    let lines = worker.not_reproducible.iter().flat_map(|report| {
+        let of = format!("{} {}", report.mnemonic, report.target);
+        report.differences.iter().map(move |difference| format!("not reproducible: {of}: {difference}\n"))
+    });
+    text.extend(lines);
+    text
 }
 
 fn refused_row(refused: &Refused) -> Vec<String> {
@@ -124,5 +155,31 @@ pub(super) fn json(status: &CompanionStatus) -> Value {
         "action_results": status.action_results,
         "upstreams": upstreams.collect::<Vec<_>>(),
         "refused": refused.collect::<Vec<_>>(),
+        "local_worker": status.local_worker.as_ref().map(local_worker_json),
+        "sent_ahead": status.sent_ahead,
+        "sent_ahead_used": status.sent_ahead_used,
+    })
+}
+
+fn local_worker_json(worker: &LocalWorker) -> Value {
+    let reports = worker.not_reproducible.iter().map(|report| {
+        json!({
+            "action": report.action,
+            "mnemonic": report.mnemonic,
+            "target": report.target,
+            "differences": report.differences,
+        })
+    });
+    json!({
+        "mode": worker.mode,
+        "slots": worker.slots,
+        "ran": worker.ran,
+        "won_here": worker.won_here,
+        "won_upstream": worker.won_upstream,
+        "unraced": worker.unraced,
+        "same": worker.same,
+        "different": worker.different,
+        "not_compared": worker.not_compared,
+        "not_reproducible": reports.collect::<Vec<_>>(),
     })
 }

@@ -22,7 +22,7 @@ fn of(invocation: &str) -> Context {
     Context { request: Arc::new(request), ..Context::default() }
 }
 
-fn key(number: usize) -> ActionKey {
+pub fn key(number: usize) -> ActionKey {
     Digest::of(FUNCTION, format!("action {number}").as_bytes()).into()
 }
 
@@ -34,7 +34,7 @@ fn output(number: usize) -> Digest {
     Digest::of(FUNCTION, &content(number))
 }
 
-async fn build(remote: &Remote, invocation: &str, numbers: impl IntoIterator<Item = usize>) {
+pub async fn build(remote: &Remote, invocation: &str, numbers: impl IntoIterator<Item = usize>) {
     let context = of(invocation);
     for number in numbers {
         if remote.get(&context, key(number)).await.unwrap().is_some() {
@@ -53,7 +53,7 @@ async fn follow(remote: &Remote, from: Whence, bounds: AheadBounds) -> Vec<Comin
 }
 
 /// What follows an action, once so many are known to.
-async fn follows(remote: &Remote, number: usize, expected: usize) -> Vec<Coming> {
+pub async fn follows(remote: &Remote, number: usize, expected: usize) -> Vec<Coming> {
     let deadline = tokio::time::Instant::now() + Duration::from_secs(60);
     loop {
         let coming = follow(remote, Whence::Action(key(number)), ALL).await;

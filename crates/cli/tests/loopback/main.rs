@@ -7,6 +7,7 @@ mod bench;
 mod executing;
 mod following;
 mod http;
+mod looking_ahead;
 
 use mortar_model::Context;
 use mortar_remote::{Endpoint, Options, Remote, Retry};

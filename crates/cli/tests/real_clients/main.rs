@@ -11,6 +11,7 @@ mod bazel_v2;
 mod casd;
 mod ccache;
 mod companion;
+mod companion_works;
 mod dynamic;
 mod endpoints;
 mod foreign_http_cache;

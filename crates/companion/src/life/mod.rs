@@ -35,7 +35,7 @@ pub async fn serve(
     sockets: Sockets,
     idle: Duration,
     stop: CancellationToken,
-    ready: impl FnOnce(&Whereabouts) -> Result<()>,
+    ready: impl FnOnce(&Whereabouts, &Arc<Companion>) -> Result<()>,
 ) -> Result<Ownership> {
     let companion = Arc::new(Companion::assemble(settings)?);
     let Sockets { tcp, unix } = sockets;
@@ -60,7 +60,7 @@ pub async fn serve(
         })
     };
     ownership.announce(&whereabouts)?;
-    ready(&whereabouts)?;
+    ready(&whereabouts, &companion)?;
     let unused = unused(&companion, idle);
     tokio::select! {
         () = stop.cancelled() => {}

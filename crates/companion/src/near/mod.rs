@@ -61,6 +61,11 @@ impl Near {
         Self { asks, ..self.clone() }
     }
 
+    /// What is here.
+    pub fn disk(&self) -> &Arc<DiskStore> {
+        &self.disk
+    }
+
     /// Waits for what is being kept. Nothing may be read any more by then.
     pub async fn settle(&self) {
         self.through.settle().await;

@@ -55,7 +55,10 @@ async fn inputs_go_first_and_only_once() {
     until("the result is kept", async || running.companion.store_stats().results == 1).await;
     assert!(execute(&running, digest, false).await.unwrap().cached);
     assert!(!execute(&running, digest, true).await.unwrap().cached);
-    assert_eq!(upstream.watch.asked(), [Asked::Executed(digest)]);
+    let mut asked = upstream.watch.asked();
+    // That one reads the log for itself, to put it into its answer.
+    asked.retain(|asked| !matches!(asked, Asked::Read(_)));
+    assert_eq!(asked, [Asked::Executed(digest)]);
     running.end().await;
 }
 

@@ -34,7 +34,7 @@ async fn serve(
     let (tell, told) = oneshot::channel();
     let settings = settings(directory, upstream);
     let serving = tokio::spawn(async move {
-        let ready = |whereabouts: &life::Whereabouts| {
+        let ready = |whereabouts: &life::Whereabouts, _: &_| {
             let _ = tell.send(whereabouts.url.clone());
             Ok(())
         };

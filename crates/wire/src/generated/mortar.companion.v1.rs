@@ -32,6 +32,55 @@ pub struct CompanionStatus {
     /// What an upstream refused and was dropped, the newest last.
     #[prost(message, repeated, tag = "12")]
     pub refused: ::prost::alloc::vec::Vec<Refused>,
+    /// Absent where actions do not run on this machine.
+    #[prost(message, optional, tag = "13")]
+    pub local_worker: ::core::option::Option<LocalWorker>,
+    /// Results that upstreams sent before they were asked for, and those of them that were asked for afterwards.
+    #[prost(uint64, tag = "14")]
+    pub sent_ahead: u64,
+    #[prost(uint64, tag = "15")]
+    pub sent_ahead_used: u64,
+}
+/// Who runs actions on this machine.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct LocalWorker {
+    /// What runs here: `fallback`, `race` or `compare`.
+    #[prost(string, tag = "1")]
+    pub mode: ::prost::alloc::string::String,
+    /// How many at a time.
+    #[prost(uint32, tag = "2")]
+    pub slots: u32,
+    /// Since the start: actions that ran here to their end.
+    #[prost(uint64, tag = "3")]
+    pub ran: u64,
+    /// Races that were won here and upstream, and actions that the upstream had alone.
+    #[prost(uint64, tag = "4")]
+    pub won_here: u64,
+    #[prost(uint64, tag = "5")]
+    pub won_upstream: u64,
+    #[prost(uint64, tag = "6")]
+    pub unraced: u64,
+    /// Comparisons: the same twice, different, and not possible.
+    #[prost(uint64, tag = "7")]
+    pub same: u64,
+    #[prost(uint64, tag = "8")]
+    pub different: u64,
+    #[prost(uint64, tag = "9")]
+    pub not_compared: u64,
+    /// The actions whose results differ, the newest last.
+    #[prost(message, repeated, tag = "10")]
+    pub not_reproducible: ::prost::alloc::vec::Vec<NotReproducible>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct NotReproducible {
+    #[prost(string, tag = "1")]
+    pub action: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub mnemonic: ::prost::alloc::string::String,
+    #[prost(string, tag = "3")]
+    pub target: ::prost::alloc::string::String,
+    #[prost(string, repeated, tag = "4")]
+    pub differences: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Upstream {
