@@ -7,11 +7,7 @@ use mortar_testkit::{
     http,
     mortar::Mortar,
 };
-use std::{
-    path::PathBuf,
-    process::Command,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
 /// One build of the sample, as the table shows it.
 struct Row {
@@ -25,7 +21,8 @@ struct Row {
 /// Builds, prints, cleans up.
 pub fn run() -> Result<()> {
     crate::setup::bazel()?;
-    let program = release_binary()?;
+    say("building mortar (release)");
+    let program = crate::release::binary()?;
     let directory = tempfile::tempdir()?;
     say("starting mortar up");
     let mortar = Mortar::up(&program, &directory.path().join("data"))?;
@@ -95,27 +92,6 @@ fn size(bytes: u64) -> String {
         0..1_000_000 => format!("{:.1} KB", bytes as f64 / 1e3),
         _ => format!("{:.1} MB", bytes as f64 / 1e6),
     }
-}
-
-/// The release build of `mortar`, made if need be.
-fn release_binary() -> Result<PathBuf> {
-    say("building mortar (release)");
-    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    let arguments =
-        ["build", "--release", "--package", "mortar-cli", "--message-format=json-render-diagnostics"];
-    let output = Command::new(cargo)
-        .args(arguments)
-        .current_dir(crate::root())
-        .stderr(std::process::Stdio::inherit())
-        .output()
-        .context("cargo cannot be run")?;
-    ensure!(output.status.success(), "mortar does not build");
-    let messages = String::from_utf8(output.stdout)?;
-    let artifacts =
-        messages.lines().rev().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
-    let executable =
-        artifacts.into_iter().find_map(|artifact| artifact["executable"].as_str().map(PathBuf::from));
-    executable.context("cargo told of no executable")
 }
 
 fn say(line: &str) {

@@ -5,6 +5,8 @@ mod codegen;
 mod conformance;
 mod demo;
 mod fuzz;
+mod netbench;
+mod release;
 mod setup;
 mod test;
 
@@ -26,6 +28,8 @@ enum Command {
     Conformance(conformance::Arguments),
     /// Feed parsers mutated input: zstd frames, seek tables, resource names.
     Fuzz(fuzz::Arguments),
+    /// Measure a real Bazel over slow networks, alone and with the companion, as tables.
+    Netbench(netbench::Arguments),
     /// Install what the tests need: Debian packages, Bazel 2.1.0, BuildStream, Debian sources.
     Setup,
     /// Build a sample with a real Bazel on a Mortar of its own, twice, and tell what ran where.
@@ -40,6 +44,7 @@ fn main() -> anyhow::Result<()> {
         Command::Codegen { check } => codegen::run(check),
         Command::Conformance(arguments) => conformance::run(&arguments),
         Command::Fuzz(arguments) => fuzz::run(&arguments),
+        Command::Netbench(arguments) => netbench::run(&arguments),
         Command::Setup => setup::run(),
         Command::Demo => demo::run(),
         Command::Test => test::run(),

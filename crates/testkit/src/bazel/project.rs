@@ -46,7 +46,8 @@ impl Project {
         Project::at(tools::debian_source(name)?)
     }
 
-    fn at(from: PathBuf) -> Result<Project> {
+    /// Any other, which has to stay where it is until it is copied.
+    pub fn at(from: PathBuf) -> Result<Project> {
         ensure!(from.join("WORKSPACE").exists(), "no WORKSPACE file in `{}`", from.display());
         Ok(Project { from })
     }

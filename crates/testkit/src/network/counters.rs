@@ -19,6 +19,8 @@ pub(super) enum Way {
 pub struct Counts {
     /// Connections that were accepted.
     pub connections: u64,
+    /// Calls of HTTP/2 in clear text that reached the server: what a client of gRPC makes.
+    pub calls: u64,
     /// Bytes that reached the server.
     pub bytes_up: u64,
     /// Bytes that reached the client.
@@ -36,6 +38,7 @@ pub struct Counts {
 #[derive(Default)]
 pub(super) struct Counters {
     pub(super) connections: AtomicU64,
+    pub(super) calls: AtomicU64,
     bytes: [AtomicU64; 2],
     pub(super) most_in_flight: AtomicU64,
     pub(super) stalls: AtomicU64,
@@ -53,6 +56,7 @@ impl Counters {
     pub(super) fn read(&self) -> Counts {
         Counts {
             connections: self.connections.load(Relaxed),
+            calls: self.calls.load(Relaxed),
             bytes_up: self.bytes[Way::Up as usize].load(Relaxed),
             bytes_down: self.bytes[Way::Down as usize].load(Relaxed),
             most_in_flight: self.most_in_flight.load(Relaxed),
@@ -65,10 +69,10 @@ impl Counters {
 
 impl fmt::Display for Counts {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { connections, bytes_up, bytes_down, most_in_flight, stalls, resets, cuts } = self;
+        let Self { connections, calls, bytes_up, bytes_down, most_in_flight, stalls, resets, cuts } = self;
         write!(
             f,
-            "connections={connections} bytes_up={bytes_up} bytes_down={bytes_down} \
+            "connections={connections} calls={calls} bytes_up={bytes_up} bytes_down={bytes_down} \
              most_in_flight={most_in_flight} stalls={stalls} resets={resets} cuts={cuts}"
         )
     }

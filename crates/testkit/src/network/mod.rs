@@ -3,11 +3,12 @@
 //!
 //! [`Relay`] owns a thread with a runtime of its own, so that tests with and without a runtime use it alike. `link` says
 //! what the network is like, `path` carries one connection over it, `shaper` shares the rate among connections,
-//! `driver` carries out scripts and flaps, `units` reads what people write.
+//! `driver` carries out scripts and flaps, `calls` counts those of gRPC, `units` reads what people write.
 //!
 //! A relay ends TCP on both sides, so it shows what an application sees of a bad network and no more: what is lost comes
 //! later, nothing is ever lost for good, and the system accepts a connection even where the relay is a black hole.
 
+mod calls;
 mod counters;
 mod driver;
 mod link;

@@ -1,7 +1,7 @@
 //! One connection over the link: two pipes, each a reader that says when bytes are due and a writer that waits until
 //! they are. Between the two, any number of bytes is on its way.
 
-use super::{counters::Way, driver::Shared, link::State, shaper::Chance};
+use super::{calls::Calls, counters::Way, driver::Shared, link::State, shaper::Chance};
 use bytes::{Bytes, BytesMut};
 use std::{
     io,
@@ -184,6 +184,7 @@ impl Pipe<'_> {
         mut to: WriteHalf<'_>,
     ) -> Result<(), Ending> {
         let mut states = self.shared.states.subscribe();
+        let mut calls = (self.way == Way::Up).then(Calls::new);
         while let Some(piece) = pieces.recv().await {
             sleep_until(piece.due).await;
             up(&mut states).await;
@@ -197,6 +198,8 @@ impl Pipe<'_> {
             };
             // Counted first, so that who has seen the bytes sees them counted.
             let all = self.shared.counters.arrived(self.way, may_pass);
+            let begun = calls.as_mut().map_or(0, |calls| calls.begun(&piece.bytes[..may_pass]));
+            self.shared.counters.calls.fetch_add(begun, Relaxed);
             to.write_all(&piece.bytes[..may_pass]).await?;
             self.shared.follow_script(all);
             if is_cut {
