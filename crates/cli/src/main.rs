@@ -51,7 +51,7 @@ enum Command {
     /// Run actions for a server.
     Worker(worker::Arguments),
     /// Stand between Bazel and its servers on this machine: a local cache, uploads in the background.
-    Companion(companion::Arguments),
+    Companion(Box<companion::Arguments>),
     /// Print the lines for a `.bazelrc`.
     Bazelrc(bazelrc::Arguments),
     /// Tell what a server is doing: what waits and why, its workers, what they run.
@@ -129,7 +129,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
             Command::Purge(arguments) => care::purge::run(arguments).await?,
             Command::Store { command } => return care::store::run(command).await,
             Command::CredentialHelper { command } => credential_helper::run(command).await?,
-            Command::Companion(arguments) => return companion::run(arguments).await,
+            Command::Companion(arguments) => return companion::run(*arguments).await,
             Command::Bench(arguments) => bench::run(arguments).await?,
             Command::Bazelrc(_) | Command::Image { .. } => {}
         }

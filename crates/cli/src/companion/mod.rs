@@ -18,13 +18,13 @@ pub struct Arguments {
     #[command(subcommand)]
     command: Option<Command>,
     #[command(flatten)]
-    run: run::RunFlags,
+    run: Box<run::RunFlags>,
 }
 
 #[derive(clap::Subcommand)]
 enum Command {
     /// Run the companion, which is also what `mortar companion` alone does.
-    Run(run::RunFlags),
+    Run(Box<run::RunFlags>),
     /// Have the Bazel of a workspace start the companion and use it.
     Install(install::Arguments),
     /// Tell how the companion is doing: its cache, what it owes, what was refused.
@@ -38,7 +38,7 @@ enum Command {
 /// Runs the companion, or asks the one that runs.
 pub async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
     match arguments.command.unwrap_or(Command::Run(arguments.run)) {
-        Command::Run(arguments) => run::run(arguments).await.map(|()| ExitCode::SUCCESS),
+        Command::Run(arguments) => run::run(*arguments).await.map(|()| ExitCode::SUCCESS),
         Command::Install(arguments) => install::run(arguments).map(|()| ExitCode::SUCCESS),
         Command::Status(arguments) => ask::status(arguments).await.map(|()| ExitCode::SUCCESS),
         Command::Flush(arguments) => ask::flush(arguments).await,

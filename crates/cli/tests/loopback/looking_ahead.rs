@@ -27,6 +27,7 @@ async fn results_come_before_they_are_asked_for() {
         foreign_lease: Duration::from_secs(600),
         owed: Bounds { entries: 100_000, bytes: 256 << 20 },
         write_through: false,
+        breaker: mortar_remote::breaker::Terms::default(),
     };
     let companion = Companion::assemble(settings).unwrap();
     let listener = Listener::bind(&"127.0.0.1:0".parse().unwrap()).await.unwrap();

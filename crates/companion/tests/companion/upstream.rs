@@ -235,13 +235,13 @@ impl Watched {
     async fn is_whole(&self, action: Digest) -> bool {
         let (context, function) = (Context::glance(), action.function());
         let Ok(action) = self.store.read_all(&context, action, 1 << 20).await else { return false };
-        let action = mortar_wire::decode_action(function, action).unwrap();
+        let action = mortar_wire::decode_action(function, action).expect("what a client sends is an action");
         let root = self.store.read_all(&context, action.input_root_digest, 1 << 20).await;
         let Ok(root) = root else { return false };
-        let root = mortar_wire::decode_directory(function, root).unwrap();
+        let root = mortar_wire::decode_directory(function, root).expect("what a client sends is a directory");
         let mut needed: DigestSet = root.files.into_iter().map(|file| file.digest).collect();
         needed.extend([action.command_digest]);
-        self.store.find_missing(&context, &needed).await.unwrap().is_empty()
+        self.store.find_missing(&context, &needed).await.expect("it is in memory").is_empty()
     }
 }
 
