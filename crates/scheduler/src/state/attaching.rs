@@ -210,7 +210,9 @@ impl State {
     /// Strays that nobody claimed in time are stopped.
     pub(super) fn drop_strays(&mut self, now: Instant, effects: &mut Vec<Effect>) {
         let over = self.strays.extract_if(.., |stray| stray.until <= now);
-        for stray in over.filter(|stray| stray.end.is_none()) {
+        // One that is away is told when it comes back with it.
+        let told = |stray: &Stray| stray.end.is_none() && self.workers.is_here(stray.worker);
+        for stray in over.filter(told) {
             send(stray.worker, ToWorker::Cancel(stray.execution), effects);
         }
     }

@@ -39,7 +39,7 @@ impl Learning {
             self.young.get(&kind).or_else(|| self.old.get(&kind))
         };
         known(&request.target_id).or_else(|| known("")).map_or(Need::default(), |learned| Need {
-            cpu_millis: coarse(learned.cpu_millis),
+            cpu_millis: coarse_processors(learned.cpu_millis),
             // What was the most so far is not the most that there will be.
             memory: coarse(learned.memory.saturating_add(learned.memory / 8)),
         })
@@ -77,6 +77,15 @@ impl Learning {
         self.young.insert(kind, learned);
     }
 }
+
+/// In eighths of a processor, to the nearest one, and then as other amounts are: what keeps one processor busy needs one and
+/// no more, so that as many run at a time as there are processors.
+fn coarse_processors(millis: u64) -> u64 {
+    coarse(millis.saturating_add(EIGHTH / 2) / EIGHTH).saturating_mul(EIGHTH)
+}
+
+/// An eighth of a processor, in thousandths of one.
+const EIGHTH: u64 = 125;
 
 /// Rounded up to 1, 1½, 2, 3, 4, 6, 8, 12 and so on, so that like needs are equal ones.
 fn coarse(amount: u64) -> u64 {
@@ -118,14 +127,22 @@ mod tests {
     }
 
     #[test]
+    fn one_busy_processor_is_one() {
+        let cases = [(0, 0), (40, 0), (120, 125), (900, 1_000), (970, 1_000), (1_000, 1_000), (1_050, 1_000)];
+        for (millis, expected) in cases.into_iter().chain([(1_200, 1_500), (2_000, 2_000), (2_300, 3_000)]) {
+            assert_eq!(coarse_processors(millis), expected, "{millis}");
+        }
+    }
+
+    #[test]
     fn a_target_is_known_by_itself_and_else_by_its_kind() {
         let mut learning = Learning::default();
         assert_eq!(learning.need(&request("Link", "//a")), Need::default());
         learning.learn(&request("Link", "//a"), &used(4, 2, 700));
         learning.learn(&request("Link", "//b"), &used(1, 1, 70));
-        assert_eq!(learning.need(&request("Link", "//b")), Need { cpu_millis: 1024, memory: 96 });
+        assert_eq!(learning.need(&request("Link", "//b")), Need { cpu_millis: 1_000, memory: 96 });
         let any = learning.need(&request("Link", "//c"));
-        assert_eq!(any, Need { cpu_millis: 2048, memory: 768 }, "the most that was seen lately");
+        assert_eq!(any, Need { cpu_millis: 2_000, memory: 768 }, "the most that was seen lately");
         assert_eq!(learning.need(&request("", "//a")), Need::default());
         assert_eq!(learning.need(&request("Compile", "//a")), Need::default());
     }

@@ -193,6 +193,11 @@ impl Workers {
         worker.running.get_mut(execution).is_some_and(|attempt| attempt.job.take().is_some()) && here
     }
 
+    /// Whether it is connected.
+    pub(super) fn is_here(&self, id: WorkerId) -> bool {
+        self.all.get(&id).is_some_and(|worker| worker.away.is_none())
+    }
+
     /// Workers of which nothing was heard for too long.
     pub(super) fn silent(&self, now: Instant, config: &Config) -> Vec<WorkerId> {
         let silent = |worker: &Worker| now.saturating_duration_since(worker.heard) >= config.silence();
