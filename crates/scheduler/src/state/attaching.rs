@@ -159,10 +159,17 @@ impl State {
         self.tell_progress(id, effects);
     }
 
-    /// The stray that is what somebody asks for, if there is one.
+    /// The stray that is what somebody asks for, if there is one. After several restarts there may be more than one: a
+    /// result is better than one that still runs, and that than a failure.
     pub(super) fn claim(&mut self, identity: &Identity) -> Option<Stray> {
         let is_it = |stray: &Stray| stray.identities.iter().flatten().any(|known| known == identity);
-        let at = self.strays.iter().position(is_it)?;
+        let promise = |stray: &Stray| match stray.end {
+            Some(Ok(_)) => 0,
+            None => 1,
+            Some(Err(_)) => 2,
+        };
+        let known = self.strays.iter().enumerate().filter(|(_, stray)| is_it(stray));
+        let (at, _) = known.min_by_key(|(_, stray)| promise(stray))?;
         Some(self.strays.swap_remove(at))
     }
 

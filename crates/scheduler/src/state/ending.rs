@@ -86,8 +86,13 @@ impl State {
         self.requeue(now, id, effects);
     }
 
-    /// Lets a job wait in the queue that was elsewhere. Where nobody known can run it any more, it is refused.
+    /// Lets a job wait in the queue that was elsewhere, unless another worker brought the same along. Where nobody known
+    /// can run it any more, it is refused.
     fn requeue(&mut self, now: Instant, id: TicketId, effects: &mut Vec<Effect>) {
+        let identity = self.jobs.get(&id).and_then(|job| job.identity());
+        if let Some(stray) = identity.and_then(|identity| self.claim(&identity)) {
+            return self.hand_over(now, id, stray, effects);
+        }
         let Some(job) = self.jobs.get_mut(&id) else { return };
         job.place = Place::Queued { since: now };
         let outlook = explain::outlook(&job.demand, &self.workers, &self.pools);

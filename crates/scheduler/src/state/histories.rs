@@ -292,7 +292,12 @@ impl World {
             counted.map(|(_, seen)| seen).map(|seen| need(action_of(seen.action).0)).chain([need(action)]);
         let (cpus, memory) = needs.fold((0, 0), |sum, need| (sum.0 + need.cpu_millis, sum.1 + need.memory));
         let size = need::Room::of(host.capacity, host.slots);
-        assert!(cpus <= size.cpu_millis && memory <= size.memory, "a worker has more to do than it can");
+        // What needs none of a kind may come to a worker that has too much of it: it came back with that.
+        let (asked, fits) = (need(action), |asked, sum, size| asked == 0 || sum <= size);
+        assert!(
+            fits(asked.cpu_millis, cpus, size.cpu_millis) && fits(asked.memory, memory, size.memory),
+            "a worker has more to do than it can"
+        );
         let same = |seen: &Seen| !seen.cancelled && seen.action == run.action_digest;
         let attempts = || self.state.workers.iter().flat_map(|(_, worker)| &worker.running);
         let given_up = |id: &ExecutionId| {
