@@ -13,5 +13,4 @@ pub mod http;
 pub mod mortar;
 pub mod network;
 pub mod process;
-pub mod relay;
 pub mod tools;

@@ -132,6 +132,32 @@ fn a_reset_breaks_what_there_is_and_nothing_new() {
 }
 
 #[test]
+fn what_is_stranded_stays_open_and_carries_nothing() {
+    let server = TcpListener::bind("127.0.0.1:0").unwrap();
+    let relay = Relay::start(&server.local_addr().unwrap().to_string(), Link::default()).unwrap();
+    let mut client = dial(&relay);
+    let (mut end, _) = server.accept().unwrap();
+    client.write_all(b"before").unwrap();
+    let mut heard = [0; 6];
+    end.read_exact(&mut heard).unwrap();
+    assert_eq!(&heard, b"before");
+    relay.strand();
+    let mut new = dial(&relay);
+    let (mut new_end, _) = server.accept().unwrap();
+    client.write_all(b"lost").unwrap();
+    drop(client);
+    new.write_all(b"served").unwrap();
+    new_end.read_exact(&mut heard).unwrap();
+    assert_eq!(&heard, b"served");
+    end.set_read_timeout(Some(ms(100))).unwrap();
+    let error = end.read(&mut heard).unwrap_err();
+    assert!([ErrorKind::WouldBlock, ErrorKind::TimedOut].contains(&error.kind()), "{error}");
+    drop(relay);
+    end.set_read_timeout(Some(PATIENCE)).unwrap();
+    assert!(!matches!(end.read(&mut heard), Ok(1..)), "what was lost came through");
+}
+
+#[test]
 fn chance_resets_connections() {
     let relay = Relay::start(&echo(), Link { resets: 0.02, ..Link::default() }).unwrap();
     assert!(round(&mut dial(&relay), &vec![3; 4 << 20]).is_err());

@@ -7,9 +7,19 @@ use crate::{
 };
 use mortar_testkit::{
     mortar::{Mortar, Worker, runs_anywhere},
+    network::{Link, Relay, State},
     process::wait_until,
-    relay::Relay,
 };
+
+/// Nothing comes through any more, and connections of before never will again.
+fn fall_silent(relay: &Relay) {
+    relay.change(|link| link.state = State::BlackHole);
+    relay.strand();
+}
+
+fn grpc(relay: &Relay) -> String {
+    format!("grpc://{}", relay.address())
+}
 
 /// The server misses signs of life, and has the work done elsewhere. The worker notices as well, and comes back when
 /// there is a way again.
@@ -17,15 +27,15 @@ use mortar_testkit::{
 async fn work_is_done_elsewhere_and_the_worker_comes_back() {
     let directory = tempfile::tempdir().unwrap();
     let server = Mortar::server(MORTAR, &directory.path().join("server")).unwrap();
-    let relay = Relay::to(server.address()).unwrap();
+    let relay = Relay::start(server.address(), Link::default()).unwrap();
     let start = |name: &str, url: &str| {
         Worker::start(MORTAR, url, &directory.path().join(name), &["--name", name, "--slots", "1"]).unwrap()
     };
-    let far = start("far", &relay.grpc());
+    let far = start("far", &grpc(&relay));
     let (remote, marker) = (client(&server.grpc()), marker());
     let runs = Task::after_a_nap(&remote, &marker, 1.0, "echo a result > out").await.unwrap().start(&remote);
     far.wait_until_it_runs(&marker, LIMIT).unwrap();
-    relay.fall_silent();
+    fall_silent(&relay);
     let over = || Ok((!runs_anywhere(&marker)?).then_some(()));
     wait_until("the end of the command", LIMIT, over).unwrap();
     assert_eq!(executions(&server, "executed"), 0, "its end did not come through");
@@ -36,7 +46,7 @@ async fn work_is_done_elsewhere_and_the_worker_comes_back() {
     assert_eq!((worker(&outcome), executions(&server, "retried")), ("near", 1));
     assert!(outcome.message.contains("`far`"), "{}", outcome.message);
 
-    relay.revive();
+    relay.change(|link| link.state = State::Up);
     wait_for(&server, "workers", 2);
     near.kill().unwrap();
     wait_for(&server, "workers", 1);
@@ -52,11 +62,11 @@ async fn work_is_done_elsewhere_and_the_worker_comes_back() {
 async fn what_a_client_left_without_a_word_ends() {
     let directory = tempfile::tempdir().unwrap();
     let server = Mortar::up(MORTAR, &directory.path().join("data")).unwrap();
-    let relay = Relay::to(server.address()).unwrap();
-    let (remote, marker) = (client(&relay.grpc()), marker());
+    let relay = Relay::start(server.address(), Link::default()).unwrap();
+    let (remote, marker) = (client(&grpc(&relay)), marker());
     let runs = Task::after_a_nap(&remote, &marker, 100_000.0, "true").await.unwrap().start(&remote);
     server.wait_until_it_runs(&marker, LIMIT).unwrap();
-    relay.fall_silent();
+    fall_silent(&relay);
     let over = || Ok((!runs_anywhere(&marker)?).then_some(()));
     wait_until("the end of the command", LIMIT, over).unwrap();
     wait_for(&server, "running", 0);

@@ -2,7 +2,6 @@
 //! the loopback through a relay that swallows or breaks connections.
 
 mod moody;
-mod relay;
 
 use crate::{
     fake::{self, Fake, content, context},
@@ -19,7 +18,7 @@ use mortar_remote::{
         Breaker, Call, Cause, GuardedActions, GuardedBlobs, GuardedExecutor, Probe, Terms, is_refusal,
     },
 };
-use relay::{Relay, Way};
+use mortar_testkit::network::{Link, Relay, State};
 use std::{
     sync::Arc,
     time::{Duration, SystemTime},
@@ -279,8 +278,8 @@ where
     let key = digest.into();
     actions.put(&context(), key, ActionResult::default()).await.unwrap();
     blobs.write_bytes(&context(), digest, bytes.clone()).await.unwrap();
-    for way in [Way::Swallows, Way::Breaks] {
-        relay.set(way);
+    for way in [State::BlackHole, State::Down] {
+        relay.change(|link| link.state = way);
         // Whatever fails on the way, no look-up does.
         let deadline = Instant::now() + 20 * SECOND;
         while breaker.standing().open[Call::LookUp as usize].is_none() {
@@ -291,7 +290,7 @@ where
                 assert!(found.unwrap().is_none(), "{way:?}");
             }
         }
-        relay.set(Way::Passes);
+        relay.change(|link| link.state = State::Up);
         let deadline = Instant::now() + 20 * SECOND;
         while actions.get(&context(), key).await.unwrap().is_none() {
             assert!(Instant::now() < deadline, "after {way:?}: {:?}", breaker.standing());
@@ -311,11 +310,11 @@ where
 async fn a_grpc_upstream_is_lost_and_found() {
     let fake = Fake::default();
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let relay = Relay::start(listener.local_addr().unwrap()).await;
+    let relay = Relay::start(&listener.local_addr().unwrap().to_string(), Link::default()).unwrap();
     let incoming = tokio_stream::wrappers::TcpListenerStream::new(listener);
     tokio::spawn(fake.router().serve_with_incoming(incoming));
     let options = Options { retry: Retry::NEVER, ..fake::options() };
-    let remote = Endpoint::connect(&format!("grpc://{}", relay.address), options).unwrap();
+    let remote = Endpoint::connect(&format!("grpc://{}", relay.address()), options).unwrap();
     lost_and_found(remote, &relay).await;
 }
 
@@ -324,9 +323,9 @@ async fn an_http_upstream_is_lost_and_found() {
     let cache = Cache::default();
     for speaks in [Speaks::Both, Speaks::One] {
         let url = cache.serve(speaks).await;
-        let relay = Relay::start(url.replace("http://localhost", "127.0.0.1").parse().unwrap()).await;
+        let relay = Relay::start(&url.replace("http://localhost", "127.0.0.1"), Link::default()).unwrap();
         let options = HttpOptions { retry: Retry::NEVER, ..HttpOptions::default() };
-        let upstream = HttpUpstream::new(format!("http://{}", relay.address).parse().unwrap(), options);
+        let upstream = HttpUpstream::new(format!("http://{}", relay.address()).parse().unwrap(), options);
         lost_and_found(upstream, &relay).await;
     }
 }

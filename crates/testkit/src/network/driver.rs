@@ -29,6 +29,8 @@ pub(super) struct Shared {
     pub(super) states: watch::Sender<State>,
     /// Counts the times that all connections were reset.
     pub(super) resets: watch::Sender<u64>,
+    /// Counts the times that all connections were stranded.
+    pub(super) strands: watch::Sender<u64>,
     started: Instant,
     now: Mutex<Now>,
     changed: Notify,
@@ -69,6 +71,7 @@ impl Shared {
             shapers: [Shaper::new(), Shaper::new()],
             states,
             resets,
+            strands: watch::Sender::new(0),
             started,
             now: Mutex::new(Now { link, flapping_since: started, at, after }),
             changed: Notify::new(),
@@ -100,6 +103,10 @@ impl Shared {
         self.resets.send_modify(|times| *times += 1);
     }
 
+    pub(super) fn strand(&self) {
+        self.strands.send_modify(|times| *times += 1);
+    }
+
     /// So many bytes have arrived: what the script has for them happens now.
     pub(super) fn follow_script(&self, all: u64) {
         while all >= self.next_after.load(Relaxed) {
@@ -114,6 +121,7 @@ impl Shared {
     fn apply(&self, change: Change) {
         match change {
             Change::Reset => self.reset(),
+            Change::Strand => self.strand(),
             change => self.change(|link| change.apply(link)),
         }
     }

@@ -99,6 +99,12 @@ impl Relay {
         self.shared.reset();
     }
 
+    /// Lets all connections that there are stay open and carry nothing any more, not even their end, as when a router
+    /// has forgotten them; new ones are served.
+    pub fn strand(&self) {
+        self.shared.strand();
+    }
+
     /// What went through so far.
     pub fn counts(&self) -> Counts {
         self.shared.counters.read()

@@ -34,6 +34,8 @@ enum Ending {
     Closed,
     /// With a reset to both ends.
     Reset,
+    /// Not: both ends believe that it is still there.
+    Stranded,
 }
 
 impl From<io::Error> for Ending {
@@ -49,6 +51,8 @@ pub(super) async fn carry(mut client: TcpStream, number: u64, shared: Arc<Shared
     let accepted = Instant::now();
     let mut broken = shared.resets.subscribe();
     broken.mark_unchanged();
+    let mut stranded = shared.strands.subscribe();
+    stranded.mark_unchanged();
     let mut states = shared.states.subscribe();
     if *states.borrow_and_update() == State::Down {
         shared.counters.resets.fetch_add(1, Relaxed);
@@ -62,6 +66,7 @@ pub(super) async fn carry(mut client: TcpStream, number: u64, shared: Arc<Shared
     let upstream = tokio::select! {
         upstream = upstream => upstream,
         _ = broken.changed() => Err(io::ErrorKind::ConnectionReset.into()),
+        _ = stranded.changed() => return std::future::pending().await,
     };
     let Ok(mut server) = upstream else {
         shared.counters.resets.fetch_add(1, Relaxed);
@@ -91,11 +96,13 @@ pub(super) async fn carry(mut client: TcpStream, number: u64, shared: Arc<Shared
         tokio::select! {
             biased;
             _ = broken.changed() => Err(Ending::Reset),
+            _ = stranded.changed() => Err(Ending::Stranded),
             ended = both => ended,
         }
     };
     match ending {
         Ok(_) => {}
+        Err(Ending::Stranded) => std::future::pending().await,
         Err(Ending::Closed) => {
             shared.counters.cuts.fetch_add(1, Relaxed);
         }

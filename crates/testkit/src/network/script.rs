@@ -55,6 +55,8 @@ pub enum Change {
     Flaps(Option<Flaps>),
     /// `reset`: all connections that there are, once.
     Reset,
+    /// `strand`: all connections that there are carry nothing any more, not even their end.
+    Strand,
 }
 
 impl Script {
@@ -71,7 +73,7 @@ impl Script {
 }
 
 impl Change {
-    /// A reset changes nothing that lasts.
+    /// What is done to connections changes nothing about the link.
     pub(super) fn apply(self, link: &mut Link) {
         match self {
             Self::Latency(latency) => link.latency = latency,
@@ -81,7 +83,7 @@ impl Change {
             Self::Cut(cut_after) => link.cut_after = cut_after,
             Self::State(state) => link.state = state,
             Self::Flaps(flaps) => link.flaps = flaps,
-            Self::Reset => {}
+            Self::Reset | Self::Strand => {}
         }
     }
 }
@@ -127,6 +129,7 @@ fn change_of(words: &[&str]) -> Result<Change> {
             Change::Flaps(Some(Flaps { every, lasting, state: state_of(state)? }))
         }
         ["reset"] => Change::Reset,
+        ["strand"] => Change::Strand,
         [state] => Change::State(state_of(state)?),
         _ => bail!("no such change"),
     })
@@ -160,6 +163,7 @@ mod tests {
             ("at 1s up", Trigger::At(ms(1_000)), Change::State(State::Up)),
             ("at 1s  blackhole # a tunnel", Trigger::At(ms(1_000)), Change::State(State::BlackHole)),
             ("at 1s reset", Trigger::At(ms(1_000)), Change::Reset),
+            ("at 1s strand", Trigger::At(ms(1_000)), Change::Strand),
             ("at 1s flap every 2s for 300ms down", Trigger::At(ms(1_000)), Change::Flaps(Some(flaps))),
             ("at 1s flap never", Trigger::At(ms(1_000)), Change::Flaps(None)),
         ] {
