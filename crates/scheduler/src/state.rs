@@ -68,7 +68,7 @@ pub struct State {
     identities: HashMap<Identity, TicketId>,
     queue: Queue,
     /// Demands of which the waiters are to be told something new.
-    news: Vec<Arc<Demand>>,
+    news: BTreeSet<Arc<Demand>>,
     /// Jobs that wait for the worker that ran them before a restart.
     recalled: BTreeSet<(Instant, TicketId)>,
     /// Jobs that run though nobody waits for them any more.
@@ -100,7 +100,7 @@ impl State {
             tickets: HashMap::new(),
             identities: HashMap::new(),
             queue: Queue::default(),
-            news: Vec::new(),
+            news: BTreeSet::new(),
             recalled: BTreeSet::new(),
             abandoned: BTreeSet::new(),
             workers: Workers::default(),
