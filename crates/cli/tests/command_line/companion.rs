@@ -166,8 +166,8 @@ async fn of_two_that_start_at_once_one_is_left() {
         };
         let mut both = [begin(), begin()];
         let urls = both.each_mut().map(|one| {
-            one.wait_for_output("\n", LIMIT).unwrap();
-            one.stdout().unwrap().lines().next().unwrap().to_owned()
+            let told = || Ok(one.stdout()?.split_once('\n').map(|(line, _)| line.to_owned()));
+            wait_until("where the companion is", LIMIT, told).unwrap()
         });
         assert_eq!(urls[0], urls[1], "round {round}");
         let [ended, left] = wait_until("one of them ends", LIMIT, || {

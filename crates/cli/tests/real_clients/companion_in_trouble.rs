@@ -237,7 +237,7 @@ impl Site {
 }
 
 fn is_talk(line: &str) -> bool {
-    ["WARN", "ERROR"].iter().any(|level| line.contains(level))
+    matches!(line.split_whitespace().nth(1), Some("WARN" | "ERROR"))
 }
 
 /// A `mortar up` whose data are on a disk of [`DISK`] bytes that goes with it.
