@@ -104,7 +104,7 @@ impl Executor for Executes {
         let key = ActionKey::from(request.action_digest);
         if !request.skip_cache_lookup {
             progress.report(Stage::CacheCheck, &ExecutionMetadata::default());
-            if let Some(result) = self.results.here(context, key).await? {
+            if let Some(result) = self.results.at_hand(context, key).await? {
                 return Ok(Outcome {
                     result,
                     cached: true,

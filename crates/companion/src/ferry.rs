@@ -6,7 +6,7 @@
 use crate::upstream::{Upstream, add};
 use bytes::Bytes;
 use futures::{StreamExt, future::BoxFuture, stream};
-use mortar_model::{Blob, BlobStore, BlobStoreExt, Context, Digest, DigestSet, Error, Range, Result};
+use mortar_model::{Blob, BlobStore, BlobStoreExt, Context, Digest, DigestSet, Error, Result};
 use parking_lot::Mutex;
 use std::{
     collections::{HashMap, HashSet},
@@ -149,10 +149,7 @@ impl Ferry {
         digest: Digest,
     ) -> BoxFuture<'a, Sent> {
         Box::pin(async move {
-            let sent = match self.local.read(&Context::glance(), digest, Range::ALL).await {
-                Ok(blob) => upstream.write(context, digest, blob).await,
-                Err(error) => Err(error),
-            };
+            let sent = upstream.write_from(context, digest, &self.local).await;
             (digest, sent.map_err(Arc::new))
         })
     }

@@ -133,7 +133,7 @@ impl Places {
     ) -> Result<Option<ActionResult>> {
         match upstream_executes {
             // The upstream looks it up itself.
-            true => self.results.here(context, key).await,
+            true => self.results.at_hand(context, key).await,
             false => self.results.get(context, key).await,
         }
     }

@@ -12,8 +12,8 @@ use crate::{
 use async_trait::async_trait;
 use futures::{StreamExt, future::try_join_all, stream};
 use mortar_model::{
-    ActionCache, ActionKey, ActionResult, BlobStoreExt, Codec, Coming, Context, Error, Kind, Result,
-    ResultStore,
+    ActionCache, ActionKey, ActionResult, BlobStore, BlobStoreExt, Codec, Coming, Context, Error, Kind,
+    Result, ResultStore,
 };
 use mortar_store::{Completeness, Results};
 use std::sync::Arc;
@@ -62,6 +62,18 @@ impl NearResults {
     /// A result that is whole here.
     pub async fn here(&self, context: &Context, key: ActionKey) -> Result<Option<ActionResult>> {
         self.0.sure.get(context, key).await
+    }
+
+    /// A result that is whole here and whose blobs can be had: those that only the upstream has cannot, while nothing can be
+    /// had of it. For who would have to execute otherwise; others take what they do not get for a miss.
+    pub async fn at_hand(&self, context: &Context, key: ActionKey) -> Result<Option<ActionResult>> {
+        let found = self.here(context, key).await?;
+        if found.is_none() || self.0.upstreams.of(&context.instance)?.gives_blobs() {
+            return Ok(found);
+        }
+        let Some(kept) = self.0.kept.get(context, key).await? else { return Ok(None) };
+        let absent = self.0.near.disk().find_missing(context, &kept.closure).await?;
+        Ok(found.filter(|_| absent.is_empty()))
     }
 
     /// What an upstream names in a result that it gives, it has.

@@ -1,6 +1,7 @@
 //! The servers behind the companion: which one an instance name leads to, what it offers, what it is known to have, and
 //! how it was the last time that it was asked. All calls pass its breaker (`calls`).
 
+mod admission;
 mod benefit;
 mod calls;
 mod link;
@@ -11,6 +12,7 @@ use crate::{
     knowledge::{Knowledge, Scope},
     terms::{Terms, TermsBook},
 };
+use admission::Admission;
 use benefit::Benefit;
 use calls::Guarded;
 pub(crate) use link::Link;
@@ -90,7 +92,7 @@ impl Upstreams {
                 looking_up: LookUps::default(),
                 asking: Asking::default(),
                 has_executed: AtomicBool::new(false),
-                is_stranger: AtomicBool::new(false),
+                admission: Admission::default(),
                 knowledge: knowledge.clone(),
                 terms: terms.clone(),
                 failure: Mutex::default(),
@@ -132,8 +134,8 @@ pub(crate) struct Upstream {
     asking: Asking,
     /// Clients have it execute.
     has_executed: AtomicBool,
-    /// It did not take our credentials the last time.
-    is_stranger: AtomicBool,
+    /// Whether it takes our credentials.
+    admission: Admission,
     knowledge: Arc<Knowledge>,
     terms: Arc<TermsBook>,
     /// Of the last call, if nobody was there.
@@ -276,4 +278,9 @@ pub(crate) fn is_away(error: &Error) -> bool {
 /// Whether this says that the upstream does not know who we are, which others may change.
 pub(crate) fn is_stranger(error: &Error) -> bool {
     matches!(error.kind(), Kind::Unauthenticated { .. })
+}
+
+/// Whether this says that the upstream has no room now, which may change.
+pub(crate) fn is_full(error: &Error) -> bool {
+    matches!(error.kind(), Kind::ResourceExhausted { .. })
 }

@@ -64,7 +64,7 @@ impl BlobStore for Remote {
 
 impl Inner {
     /// Whether the blob travels in a batch.
-    async fn is_small(&self, context: &Context, digest: Digest) -> Result<bool> {
+    pub(crate) async fn is_small(&self, context: &Context, digest: Digest) -> Result<bool> {
         if digest.size() > self.options.small_blob {
             return Ok(false);
         }

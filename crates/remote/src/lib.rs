@@ -45,6 +45,7 @@ use mortar_wire::{bytestream::byte_stream_client::ByteStreamClient, reapi};
 use pool::{Lease, Pool};
 use std::sync::{Arc, atomic::AtomicBool};
 use tokio::sync::OnceCell;
+use write::Unfinished;
 
 /// The largest message that is accepted; an action result with much inline is the largest there is.
 const MAX_MESSAGE: usize = 64 << 20;
@@ -61,6 +62,8 @@ struct Inner {
     terms: OnceCell<Terms>,
     /// The server does not know what is asked for next.
     foresees_nothing: AtomicBool,
+    /// Uploads that may be taken up again.
+    unfinished: Unfinished,
 }
 
 impl Remote {
@@ -72,6 +75,7 @@ impl Remote {
             pool,
             terms: OnceCell::new(),
             foresees_nothing: AtomicBool::new(false),
+            unfinished: Unfinished::default(),
         }))
     }
 

@@ -1,36 +1,138 @@
 //! ByteStream.Write: large blobs, resumed where the server has them when the stream breaks.
 //!
-//! Content at hand can be resumed anywhere. Content that comes as a stream is consumed once: it can be tried again only
-//! as long as nothing but its first piece was taken, which covers a server that is just being restarted.
+//! Content at hand, or in a store, can be resumed anywhere. Content that comes as a stream is consumed once: it can be
+//! tried again only as long as nothing but its first piece was taken, which covers a server that is just being restarted.
+//!
+//! An upload from a store that fails is taken up by the next one of the same blob, however much later.
 
-use crate::{Inner, compression::deflated, retry::Backoff};
+use crate::{
+    Inner, Remote,
+    compression::deflated,
+    retry::{Backoff, is_transient},
+};
 use bytes::Bytes;
 use futures::TryStreamExt;
-use mortar_model::{Blame, Blob, ByteStream, Context, Digest, Error, Kind, Result};
+use mortar_model::{Blame, Blob, BlobStore, ByteStream, Context, Digest, Error, Kind, Range, Result};
 use mortar_wire::{
     bytestream::{QueryWriteStatusRequest, WriteRequest, WriteResponse},
     resource::Resource,
+};
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Response, Status};
 
+/// Uploads that failed in the midst and may be taken up again. Of more, some begin anew.
+const UNFINISHED: usize = 64;
+
+impl Remote {
+    /// Writes a blob that is in a store, from which any part of it can be read again: an upload that breaks goes on where it
+    /// was, also in a later call.
+    pub async fn write_from(
+        &self,
+        context: &Context,
+        digest: Digest,
+        store: &Arc<dyn BlobStore>,
+    ) -> Result<()> {
+        if self.0.is_small(context, digest).await? {
+            let blob = store.read(&Context::glance(), digest, Range::ALL).await?;
+            return self.write(context, digest, blob).await;
+        }
+        self.0.write_stream_from(context, digest, store).await
+    }
+}
+
 impl Inner {
     pub(crate) async fn write_stream(&self, context: &Context, digest: Digest, blob: Blob) -> Result<()> {
         let upload = uuid::Uuid::new_v4().to_string();
+        self.write_stream_as(context, digest, Source::of(blob), &upload, false).await
+    }
+
+    async fn write_stream_from(
+        &self,
+        context: &Context,
+        digest: Digest,
+        store: &Arc<dyn BlobStore>,
+    ) -> Result<()> {
+        let (mut upload, is_known) = self.unfinished.take_up(context, digest);
+        let source = Source::in_store(store.clone(), digest);
+        let written = self.write_stream_as(context, digest, source, &upload.id, is_known).await;
+        upload.is_finished = written.as_ref().err().is_none_or(|error| !may_go_on(error));
+        written
+    }
+
+    async fn write_stream_as(
+        &self,
+        context: &Context,
+        digest: Digest,
+        source: Source,
+        upload: &str,
+        resumes: bool,
+    ) -> Result<()> {
         let zstd = self.streams_zstd(context, digest).await?;
         let name = if zstd { Resource::zstd_write_name } else { Resource::write_name };
         let mut writing = Writing {
             remote: self,
             context,
             digest,
-            name: name(&context.instance, &upload, digest),
+            name: name(&context.instance, upload, digest),
             zstd,
-            source: Source::of(blob),
+            source,
             committed: 0,
             backoff: Backoff::new(&self.options.retry, context),
         };
-        writing.run().await
+        writing.run(resumes).await
+    }
+}
+
+/// Uploads that failed, by instance and blob.
+#[derive(Default)]
+pub(crate) struct Unfinished(Mutex<HashMap<(String, Digest), String>>);
+
+/// Whether an upload that failed with this may be taken up later.
+fn may_go_on(error: &Error) -> bool {
+    is_transient(error)
+        || matches!(error.kind(), Kind::DeadlineExceeded { .. } | Kind::Unauthenticated { .. })
+}
+
+/// An upload that is under way; unfinished again when it fails, or is dropped, before its end.
+struct Uploading<'a> {
+    unfinished: &'a Unfinished,
+    of: (String, Digest),
+    id: String,
+    is_finished: bool,
+}
+
+impl Unfinished {
+    /// The upload that failed before, or a new one; and whether the server may know of it.
+    fn take_up(&self, context: &Context, digest: Digest) -> (Uploading<'_>, bool) {
+        let of = (context.instance.to_string(), digest);
+        let known = self.ids().remove(&of);
+        let is_known = known.is_some();
+        let id = known.unwrap_or_else(|| uuid::Uuid::new_v4().to_string());
+        (Uploading { unfinished: self, of, id, is_finished: false }, is_known)
+    }
+
+    fn ids(&self) -> MutexGuard<'_, HashMap<(String, Digest), String>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Uploading<'_> {
+    fn drop(&mut self) {
+        if self.is_finished {
+            return;
+        }
+        let mut ids = self.unfinished.ids();
+        if ids.len() >= UNFINISHED
+            && let Some(any) = ids.keys().next().cloned()
+        {
+            ids.remove(&any);
+        }
+        ids.insert(self.of.clone(), std::mem::take(&mut self.id));
     }
 }
 
@@ -49,8 +151,7 @@ struct Writing<'a> {
 }
 
 impl Writing<'_> {
-    async fn run(&mut self) -> Result<()> {
-        let mut resumes = false;
+    async fn run(&mut self, mut resumes: bool) -> Result<()> {
         loop {
             match self.attempt(resumes).await {
                 Ok(()) => return Ok(()),
@@ -150,6 +251,14 @@ async fn accepted(
 /// Where content comes from.
 enum Source {
     Bytes(Bytes),
+    Store {
+        store: Arc<dyn BlobStore>,
+        digest: Digest,
+        /// What is being read, and which offset comes next.
+        reading: Option<(ByteStream, u64)>,
+        /// The piece that is being sent in parts.
+        current: Bytes,
+    },
     Stream {
         stream: ByteStream,
         /// The first piece, kept for another try.
@@ -177,12 +286,16 @@ impl Source {
         }
     }
 
+    fn in_store(store: Arc<dyn BlobStore>, digest: Digest) -> Self {
+        Self::Store { store, digest, reading: None, current: Bytes::new() }
+    }
+
     fn is_spent(&self) -> bool {
         matches!(self, Self::Stream { is_spent: true, .. })
     }
 
     fn resumes(&self) -> bool {
-        matches!(self, Self::Bytes(_))
+        matches!(self, Self::Bytes(_) | Self::Store { .. })
     }
 
     /// The bytes at `offset`, at most `limit`; empty at the end.
@@ -191,6 +304,22 @@ impl Source {
             Self::Bytes(bytes) => {
                 let start = usize::try_from(offset).unwrap_or(usize::MAX).min(bytes.len());
                 Ok(bytes.slice(start..bytes.len().min(start.saturating_add(limit))))
+            }
+            Self::Store { store, digest, reading, current } => {
+                let (mut stream, next) = match reading.take() {
+                    Some(reading) if reading.1 == offset => reading,
+                    _ => {
+                        *current = Bytes::new();
+                        let rest = Range { offset, limit: None };
+                        (store.read(&Context::glance(), *digest, rest).await?.into_stream(), offset)
+                    }
+                };
+                if current.is_empty() {
+                    *current = filled(&mut stream).await?;
+                }
+                let piece = current.split_to(limit.min(current.len()));
+                *reading = Some((stream, next + piece.len() as u64));
+                Ok(piece)
             }
             Self::Stream { stream, first, current, is_spent, .. } => {
                 if offset == 0 {
@@ -210,7 +339,8 @@ impl Source {
     /// Whether nothing follows what was taken. Content that is too long is wrong even if it begins right.
     async fn is_at_end(&mut self) -> Result<bool> {
         match self {
-            Self::Bytes(_) => Ok(true),
+            // A store reads no more than a blob has.
+            Self::Bytes(_) | Self::Store { .. } => Ok(true),
             Self::Stream { stream, current, has_ended, .. } => {
                 *has_ended = *has_ended || current.is_empty() && filled(stream).await?.is_empty();
                 Ok(*has_ended)

@@ -77,6 +77,11 @@ impl Mortar {
         format!("http://{}", self.address)
     }
 
+    /// The process id.
+    pub fn id(&self) -> u32 {
+        self.running.id()
+    }
+
     /// `kill -9`.
     pub fn kill(&mut self) -> Result<()> {
         self.running.kill()

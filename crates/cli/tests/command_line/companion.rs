@@ -12,8 +12,8 @@ use mortar_model::{
 use mortar_remote::{Endpoint, Options, Remote, Retry};
 use mortar_testkit::{
     conformance::Random,
-    mortar::Mortar,
-    process::{Finished, Running},
+    mortar::{self, Mortar},
+    process::{Finished, Running, wait_until},
 };
 use parking_lot::Mutex;
 use std::{path::Path, sync::Arc, time::Duration};
@@ -150,6 +150,50 @@ async fn a_second_one_tells_where_the_first_is() {
         "{}",
         other.stderr
     );
+}
+
+/// `MORTAR_START_ROUNDS` sets how often. Each second time in what one left behind that was killed.
+#[tokio::test(flavor = "multi_thread")]
+async fn of_two_that_start_at_once_one_is_left() {
+    let rounds = std::env::var("MORTAR_START_ROUNDS").ok().and_then(|set| set.parse().ok()).unwrap_or(4);
+    let upstream = upstream(Some(LEASE)).await;
+    let mut directory = tempfile::tempdir().unwrap();
+    for round in 0..rounds {
+        let dir = directory.path().to_str().unwrap();
+        let begin = || {
+            let mut command = mortar::command(Path::new(MORTAR), "companion");
+            Running::start(command.args(["run", "--dir", dir, "--upstream", &upstream.url])).unwrap()
+        };
+        let mut both = [begin(), begin()];
+        let urls = both.each_mut().map(|one| {
+            let told = || Ok(one.stdout()?.split_once('\n').map(|(line, _)| line.to_owned()));
+            wait_until("where the companion is", LIMIT, told).unwrap()
+        });
+        assert_eq!(urls[0], urls[1], "round {round}");
+        let [ended, left] = wait_until("one of them ends", LIMIT, || {
+            let ended = [both[0].ended()?, both[1].ended()?];
+            Ok(match ended {
+                [Some(ended), left] | [left, Some(ended)] => Some([Some(ended), left]),
+                [None, None] => None,
+            })
+        })
+        .unwrap();
+        assert!(
+            ended.is_some_and(|ended| ended.success()) && left.is_none(),
+            "round {round}: {ended:?}, {left:?}"
+        );
+        let (digest, bytes) = fresh(1_000);
+        let url = urls[0].strip_prefix("ready ").unwrap();
+        client(url).write_bytes(&Context::internal(), digest, bytes).await.unwrap();
+        if round % 2 == 0 {
+            // Ended before the next ones start.
+            both.iter_mut().for_each(|one| one.kill().unwrap());
+        } else {
+            assert!(ask(directory.path(), &["stop"]).status.success());
+            directory = tempfile::tempdir().unwrap();
+        }
+    }
+    println!("{rounds} times two");
 }
 
 #[tokio::test(flavor = "multi_thread")]

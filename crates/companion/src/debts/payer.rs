@@ -236,6 +236,8 @@ fn fate(error: Arc<Error>, attempts: u32) -> Fate {
     match error.kind() {
         Unavailable { .. } | DeadlineExceeded { .. } | Aborted { .. } | Cancelled { .. } => Fate::Later,
         ResourceExhausted { retry_after: Some(_), .. } => Fate::Later,
+        // Of other servers, who do not say when to come again, that may be room that is wanted now, or at all.
+        ResourceExhausted { retry_after: None, .. } if attempts < ATTEMPTS => Fate::Later,
         Internal { .. } | DataLoss { .. } | Io { .. } if attempts < ATTEMPTS => Fate::Later,
         Internal { .. }
         | DataLoss { .. }

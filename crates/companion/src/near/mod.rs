@@ -30,7 +30,8 @@ pub(crate) enum Asks {
     Nothing,
     /// About those that would cost a client more to send than the question costs, and those that were there once, of which
     /// the client may have no more than the name. The others are called missing: the client sends them over the
-    /// loopback, and they go upstream only if they are missing there too.
+    /// loopback, and they go upstream only if they are missing there too. While nothing can be had of the upstream, all that
+    /// is not here is missing.
     Large,
     /// About all.
     Everything,
@@ -105,6 +106,10 @@ impl BlobStore for Near {
             return Ok(absent);
         }
         let upstream = self.upstreams.of(&context.instance)?;
+        // What cannot be read is of no use to whoever asks in order to write or to execute, and may bring it.
+        if self.asks == Asks::Large && !upstream.gives_blobs() {
+            return Ok(absent);
+        }
         let unknown = upstream.unknown(context, absent.iter());
         let worth = |digest: &Digest| match self.asks {
             Asks::Nothing => false,

@@ -226,15 +226,28 @@ async fn what_the_upstream_cannot_take_runs_here_and_nothing_else_does() {
     let run = |remote: Arc<Fake>, here: Local| async move {
         Fallback::new(remote, here).execute(&context(), request(), &()).await
     };
-    let ran = run(fake(ms(1), || Err(away())), local(&here, 1)).await.unwrap();
-    assert_eq!(ran.result.metadata.worker, "here");
+    let message = || "for a reason".to_owned();
+    let reasons: [fn(String) -> Kind; 4] = [
+        |message| Kind::Unavailable { message, retry_after: None },
+        |message| Kind::Unauthenticated { message },
+        |message| Kind::ResourceExhausted { message, retry_after: Some(ms(1)) },
+        |message| Kind::FailedPrecondition { message },
+    ];
+    for reason in reasons {
+        let ran =
+            run(fake(ms(1), move || Err(Error::new(reason(message())))), local(&here, 1)).await.unwrap();
+        assert_eq!(ran.result.metadata.worker, "here");
+    }
     let invalid = fake(ms(1), || Err(Error::invalid("action", "bad")));
     assert!(run(invalid, local(&here, 1)).await.is_err());
     assert_eq!(run(fake(ms(1), || exited("there", 1)), local(&here, 1)).await.unwrap().result.exit_code, 1);
-    assert_eq!(here.started.load(Relaxed), 1);
+    assert_eq!(here.started.load(Relaxed), 4);
     let unsuited = Local::new(here.clone(), Arc::new(Offer(Some("this machine does not offer `a=b`"))), 1);
     let refused = run(fake(ms(1), || Err(away())), unsuited).await.unwrap_err().to_string();
-    assert!(refused.contains("upstream is away") && refused.contains("does not offer `a=b`"), "{refused}");
+    assert!(
+        refused.contains("upstream does not take it") && refused.contains("does not offer `a=b`"),
+        "{refused}"
+    );
 }
 
 #[tokio::test(start_paused = true)]

@@ -1,6 +1,6 @@
 //! The calls to an upstream. Each passes its breaker and is told in the words of the upstream's own instance names.
 
-use super::{Link, Upstream, add, is_away, is_stranger};
+use super::{Link, Upstream, add, is_away, is_full, is_stranger};
 use bytes::Bytes;
 use futures::stream::BoxStream;
 use mortar_model::{
@@ -40,7 +40,7 @@ impl Upstream {
         let found = match answer {
             // Which may be the breaker's word.
             Ok(None) => return Ok(None),
-            found => match self.heard(found) {
+            found => match self.heard(Call::LookUp, begun, found) {
                 Err(error) if is_stranger(&error) => return Ok(None),
                 found => found?,
             },
@@ -57,7 +57,7 @@ impl Upstream {
 
     /// Writes a result.
     pub async fn put(&self, context: &Context, key: ActionKey, result: ActionResult) -> Result<()> {
-        self.heard(self.guarded.actions.put(&self.context(context), key, result).await)?;
+        self.hear(Call::Write, self.guarded.actions.put(&self.context(context), key, result)).await?;
         add(&self.counts.sent_results, 1);
         Ok(())
     }
@@ -71,7 +71,7 @@ impl Upstream {
     ) -> Result<BoxStream<'static, Result<Coming>>> {
         let there = self.context(context);
         let follow = Box::pin(self.link.follow(&there, whence, bounds));
-        self.heard(self.breaker.call(&there, Call::LookUp, 0, follow).await)
+        self.call(&there, Call::LookUp, 0, follow).await
     }
 
     /// Reads a blob. What turns out to be gone is no longer known to be there; while the upstream is left alone, it has
@@ -84,13 +84,14 @@ impl Upstream {
             Some(Cause::NoBenefit) => self.link.blobs().read(&there, digest, range).await,
             _ => self.guarded.blobs.read(&there, digest, range).await,
         };
-        match self.heard(read) {
+        match self.heard(Call::Read, begun, read) {
             Ok(blob) => Ok(self.benefit.watched(digest, begun, blob)),
             Err(error) if error.is_not_found() => {
                 self.forget(context, [digest]);
                 Err(error)
             }
-            Err(error) if is_refusal(&error) || is_stranger(&error) => {
+            // Bazel makes what is not found, and fails by what it has tried to get for a while.
+            Err(error) if is_refusal(&error) || is_away(&error) || is_stranger(&error) => {
                 Err(Error::not_found("blob", digest).with_source(error))
             }
             Err(error) => Err(error),
@@ -99,20 +100,40 @@ impl Upstream {
 
     /// Writes a blob.
     pub async fn write(&self, context: &Context, digest: Digest, blob: Blob) -> Result<()> {
-        self.heard(self.guarded.blobs.write(&self.context(context), digest, blob).await)
+        self.hear(Call::Write, self.guarded.blobs.write(&self.context(context), digest, blob)).await
+    }
+
+    /// Writes a blob that is in `store`.
+    pub async fn write_from(
+        &self,
+        context: &Context,
+        digest: Digest,
+        store: &Arc<dyn BlobStore>,
+    ) -> Result<()> {
+        let (there, store) = (self.context(context), self.breaker.sending_from(store.clone()));
+        let write = Box::pin(self.link.write_from(&there, digest, &store));
+        self.call(&there, Call::Write, digest.size(), write).await
     }
 
     /// Writes small blobs together. Each has a result of its own.
     pub async fn write_batch(&self, context: &Context, blobs: &[(Digest, Bytes)]) -> Result<Vec<Result<()>>> {
         let there = self.context(context);
         let bytes = blobs.iter().map(|(digest, _)| digest.size()).sum();
-        let write = Box::pin(self.link.write_batch(&there, blobs));
-        self.heard(self.breaker.call(&there, Call::Write, bytes, write).await)
+        let write = Box::pin(async {
+            let mut written = self.link.write_batch(&there, blobs).await?;
+            // A server without room says so of each blob: that is one failure of the server.
+            let is_full = |written: &Result<()>| written.as_ref().is_err_and(is_full);
+            match written.iter().all(is_full).then(|| written.pop()).flatten() {
+                Some(Err(error)) => Err(error),
+                _ => Ok(written),
+            }
+        });
+        self.call(&there, Call::Write, bytes, write).await
     }
 
     /// Asks which are missing, under the upstream's own instance name.
     pub async fn ask_missing(&self, there: &Context, digests: &DigestSet) -> Result<DigestSet> {
-        self.heard(self.guarded.blobs.find_missing(there, digests).await)
+        self.hear(Call::FindMissing, self.guarded.blobs.find_missing(there, digests)).await
     }
 
     /// Executes. By `is_refusal` it is known that the upstream is left alone.
@@ -126,41 +147,65 @@ impl Upstream {
         self.has_executed.store(true, Ordering::Relaxed);
         let there = Context { operation: None, ..self.context(context) };
         let execute = Box::pin(self.link.execute(&there, request, inline, progress));
-        self.heard(self.breaker.call(&there, Call::Execute, 0, execute).await)
+        self.call(&there, Call::Execute, 0, execute).await
     }
 
     /// Whether it waits for inputs that follow an execution. Who does not say so does not.
     pub async fn takes_inputs_later(&self, context: &Context) -> bool {
         let there = self.context(context);
         let ask = Box::pin(self.link.takes_inputs_later(&there));
-        self.heard(self.breaker.call(&there, Call::LookUp, 0, ask).await).unwrap_or(false)
+        self.call(&there, Call::LookUp, 0, ask).await.unwrap_or(false)
     }
 
     /// What it says that it offers, under its own instance name.
     pub async fn ask_terms(&self, there: &Context) -> Result<Capabilities> {
         let ask = Box::pin(self.link.capabilities(there));
-        self.heard(self.breaker.call(there, Call::LookUp, 0, ask).await)
+        self.call(there, Call::LookUp, 0, ask).await
+    }
+
+    /// A call that no port stands for, through the breaker.
+    async fn call<T>(
+        &self,
+        there: &Context,
+        call: Call,
+        bytes: u64,
+        work: impl Future<Output = Result<T>>,
+    ) -> Result<T> {
+        self.hear(call, self.breaker.call(there, call, bytes, work)).await
+    }
+
+    async fn hear<T>(&self, call: Call, work: impl Future<Output = Result<T>>) -> Result<T> {
+        let begun = Instant::now();
+        let outcome = work.await;
+        self.heard(call, begun, outcome)
     }
 
     /// Takes note of how a call went. To tell people that nobody was there is the breaker's.
-    fn heard<T>(&self, outcome: Result<T>) -> Result<T> {
+    fn heard<T>(&self, call: Call, begun: Instant, outcome: Result<T>) -> Result<T> {
         match &outcome {
             Err(error) if is_refusal(error) => {}
-            Err(error) if is_away(error) => *self.failure.lock() = Some(error.to_string()),
+            Err(error) if is_away(error) || is_full(error) => *self.failure.lock() = Some(error.to_string()),
             Err(error) if is_stranger(error) => {
-                let before = self.failure.lock().replace(error.to_string());
-                if !self.is_stranger.swap(true, Ordering::Relaxed) && before.is_none() {
+                *self.failure.lock() = Some(error.to_string());
+                if self.admission.refused(call) {
                     tracing::warn!("upstream `{}` does not take our credentials: {error}", self.uri);
                 }
             }
-            _ => {
+            Err(_) => *self.failure.lock() = None,
+            Ok(_) => {
                 *self.failure.lock() = None;
-                if outcome.is_ok() && self.is_stranger.swap(false, Ordering::Relaxed) {
+                if self.admission.admitted(call, begun) {
                     tracing::warn!("upstream `{}` takes our credentials again", self.uri);
                 }
             }
         }
         outcome
+    }
+
+    /// Whether what it has can be read, as far as is known.
+    pub fn gives_blobs(&self) -> bool {
+        let open = self.breaker.standing().open[Call::Read as usize];
+        matches!(open, None | Some(Cause::NoBenefit)) && self.failure.lock().is_none()
     }
 
     /// Why it is not used, or could not be the last time.

@@ -7,7 +7,7 @@ use futures::{
 };
 use mortar_model::{
     ActionCache, AheadBounds, BlobStore, Coming, Context, Digest, DigestFunction, Error, ExecuteRequest,
-    Foresight, Kind, Outcome, Progress, Result, Whence,
+    Foresight, Kind, Outcome, Progress, Range, Result, Whence,
 };
 use mortar_remote::{
     Capabilities, Endpoint, HttpUpstream, Inline, Options, Protocol, Remote, breaker::Probe,
@@ -73,6 +73,22 @@ impl Link {
     /// Whether many blobs can be asked for and sent in one call.
     pub fn takes_batches(&self) -> bool {
         matches!(self, Self::Grpc(_))
+    }
+
+    /// Writes a blob that is in `store`; over gRPC, an upload that broke is taken up where it was.
+    pub async fn write_from(
+        &self,
+        context: &Context,
+        digest: Digest,
+        store: &Arc<dyn BlobStore>,
+    ) -> Result<()> {
+        match self {
+            Self::Grpc(remote) => remote.write_from(context, digest, store).await,
+            Self::Http(cache) => {
+                let blob = store.read(&Context::glance(), digest, Range::ALL).await?;
+                cache.write(context, digest, blob).await
+            }
+        }
     }
 
     pub async fn write_batch(&self, context: &Context, blobs: &[(Digest, Bytes)]) -> Result<Vec<Result<()>>> {

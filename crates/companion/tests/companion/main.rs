@@ -9,6 +9,7 @@ mod http;
 mod known;
 mod lives;
 mod owed;
+mod resumed;
 mod upstream;
 
 use bytes::Bytes;

@@ -117,7 +117,7 @@ pub async fn upstream_that_waits(lease: Duration) -> Upstream {
 }
 
 async fn serve(lease: Option<Duration>, operations: impl FnOnce(Operations) -> Operations) -> Upstream {
-    let store = MemoryStore::new(1 << 30);
+    let store = MemoryStore::new(4 << 30);
     let watch = Watch::default();
     let codec = Arc::new(Protobuf);
     let results = Arc::new(Results::new(store.clone(), codec.clone()));

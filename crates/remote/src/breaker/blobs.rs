@@ -69,7 +69,33 @@ pub(super) fn time_to_send(bytes: u64) -> Duration {
     Duration::from_secs(bytes / SLOWEST)
 }
 
+/// A store from which blobs are sent to the upstream: what is taken of them shows that the upstream is there.
+struct Sent {
+    store: Arc<dyn BlobStore>,
+    breaker: Breaker,
+}
+
+#[async_trait]
+impl BlobStore for Sent {
+    async fn read(&self, context: &Context, digest: Digest, range: Range) -> Result<Blob> {
+        Ok(self.breaker.watched(self.store.read(context, digest, range).await?))
+    }
+
+    async fn write(&self, context: &Context, digest: Digest, blob: Blob) -> Result<()> {
+        self.store.write(context, digest, blob).await
+    }
+
+    async fn find_missing(&self, context: &Context, digests: &DigestSet) -> Result<DigestSet> {
+        self.store.find_missing(context, digests).await
+    }
+}
+
 impl Breaker {
+    /// A store whose blobs are only read to be sent to the upstream.
+    pub fn sending_from(&self, store: Arc<dyn BlobStore>) -> Arc<dyn BlobStore> {
+        Arc::new(Sent { store, breaker: self.clone() })
+    }
+
     /// A blob that is on its way to the upstream: what is taken of it shows that the upstream is there.
     fn watched(&self, blob: Blob) -> Blob {
         if blob.as_bytes().is_some() {

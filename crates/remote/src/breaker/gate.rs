@@ -187,12 +187,14 @@ impl Gate {
         self.outcomes.retain(|(at, _)| now.saturating_duration_since(*at) < terms.window);
     }
 
-    /// A probe was answered: where nobody but the connection was to blame, or nobody calls any more, that settles it.
-    pub(super) fn reached(&mut self, now: Instant) {
+    /// A probe was answered: where nobody but the connection was to blame, or nobody calls any more, that settles it. Who
+    /// was refused may try first, if that is soon.
+    pub(super) fn reached(&mut self, now: Instant, terms: &Terms) {
         if let State::Open { cause, next, trial, wanted, .. } = &mut self.state {
+            let patience = if *wanted { terms.pauses.1 / 2 } else { Duration::ZERO };
             match cause {
                 Cause::Silence => self.close(now),
-                Cause::Errors if !*wanted && !*trial && now >= *next => self.close(now),
+                Cause::Errors if !*trial && now >= *next + patience => self.close(now),
                 Cause::Errors | Cause::NoBenefit => {}
             }
         }

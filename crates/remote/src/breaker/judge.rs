@@ -172,7 +172,9 @@ impl Judge {
             }
             Event::Left(ticket) => self.gates[ticket.call as usize].left(ticket),
             Event::Hit { cost, gain } => self.hit(now, cost, gain),
-            Event::Probed(true) => self.gates.iter_mut().for_each(|gate| gate.reached(now)),
+            Event::Probed(true) => {
+                self.gates.iter_mut().for_each(|gate| gate.reached(now, &self.terms));
+            }
             Event::Probed(false) => self.gates.iter_mut().for_each(|gate| gate.unreached(now, &self.terms)),
         }
         self.effects(now, before, pass)

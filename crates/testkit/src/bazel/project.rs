@@ -41,6 +41,11 @@ impl Project {
         Project::at(Path::new(env!("CARGO_MANIFEST_DIR")).join("workspaces/persistent"))
     }
 
+    /// `crates/testkit/workspaces/trouble`: what is built while a network breaks.
+    pub fn trouble() -> Result<Project> {
+        Project::at(Path::new(env!("CARGO_MANIFEST_DIR")).join("workspaces/trouble"))
+    }
+
     /// A source that `cargo xtask setup` unpacked.
     pub fn debian(name: &str) -> Result<Project> {
         Project::at(tools::debian_source(name)?)

@@ -180,6 +180,18 @@ fn a_gate_that_nobody_wants_closes_with_the_next_probe() {
     assert_eq!(court.apply(Event::Probed(true)).talk, Some(Talk::Closed));
 }
 
+/// Who wanted to call, and was refused, may have gone.
+#[test]
+fn a_gate_that_somebody_wanted_once_closes_with_a_later_probe() {
+    let mut court = Court::new();
+    court.fail(Call::FindMissing, 5);
+    assert!(court.apply(Event::Ask(Call::FindMissing)).pass.is_none());
+    court.now += Duration::from_secs(1);
+    assert_eq!(court.apply(Event::Probed(true)).talk, None, "that one may try first");
+    court.now += Duration::from_secs(2);
+    assert_eq!(court.apply(Event::Probed(true)).talk, Some(Talk::Closed));
+}
+
 /// How an upstream is for a while.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Mood {
