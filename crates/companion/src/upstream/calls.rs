@@ -107,7 +107,13 @@ impl Upstream {
         let there = self.context(context);
         let bytes = blobs.iter().map(|(digest, _)| digest.size()).sum();
         let write = Box::pin(self.link.write_batch(&there, blobs));
-        self.heard(self.breaker.call(&there, Call::Write, bytes, write).await)
+        let written = self.heard(self.breaker.call(&there, Call::Write, bytes, write).await)?;
+        // The call came through, and some store behind it may be away all the same.
+        if let Some(error) = written.iter().filter_map(|one| one.as_ref().err()).find(|error| is_away(error))
+        {
+            *self.failure.lock() = Some(error.to_string());
+        }
+        Ok(written)
     }
 
     /// Asks which are missing, under the upstream's own instance name.
