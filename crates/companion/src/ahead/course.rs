@@ -5,8 +5,11 @@ use mortar_model::{ActionKey, DigestFunction, Whence};
 use std::collections::{HashMap, HashSet};
 use tokio::sync::oneshot;
 
-/// A look goes on when fewer results than these are left that nobody has asked for.
-const FEW: usize = 256;
+/// A look goes on when fewer results than these are left that nobody has asked for. Builds ask for the same in another
+/// order, so that what is needed next may come last.
+const FEW: usize = 1_024;
+/// Results that are remembered, so that they are not kept again.
+const REMEMBERED: usize = 100_000;
 /// Looks at the same time.
 const LOOKS: usize = 2;
 /// The longest pause after looks that brought nothing, in look-ups that find nothing here.
@@ -18,7 +21,8 @@ pub(super) struct Course {
     /// Looks in a row that brought nothing, and how many look-ups are still let pass before the next.
     fruitless: u32,
     pause: u32,
-    /// What came and nobody has asked for yet.
+    /// What came or is being kept, and of that what nobody has asked for yet.
+    brought: HashSet<ActionKey>,
     unasked: HashSet<ActionKey>,
     /// Where looks ended that can go on.
     further: Vec<Whence>,
@@ -52,6 +56,14 @@ impl Course {
             told
         });
         (looks, told)
+    }
+
+    /// A result comes. Whether it is one that did not come before: looks that begin near each other bring the same.
+    pub(super) fn comes(&mut self, key: ActionKey) -> bool {
+        if self.brought.len() >= REMEMBERED {
+            self.brought.clear();
+        }
+        self.brought.insert(key)
     }
 
     /// A result has come and is here now.
@@ -110,14 +122,21 @@ mod tests {
     fn a_look_goes_on_when_little_is_left() {
         let mut course = Course::default();
         assert!(course.missed(key(0)).0);
-        (1..=512).for_each(|number| course.came(key(number)));
-        course.ended(512, Some((DigestFunction::Sha256, Bytes::from_static(b"further"))));
-        for number in 1..=256 {
+        (1..=2 * FEW).for_each(|number| course.came(key(number)));
+        course.ended(2 * FEW, Some((DigestFunction::Sha256, Bytes::from_static(b"further"))));
+        for number in 1..=FEW {
             assert_eq!(course.found(key(number)), (true, None), "{number}");
         }
         let further = Whence::Cursor(DigestFunction::Sha256, Bytes::from_static(b"further"));
-        assert_eq!(course.found(key(257)), (true, Some(further)));
-        assert_eq!(course.found(key(258)), (true, None), "it is under way");
+        assert_eq!(course.found(key(FEW + 1)), (true, Some(further)));
+        assert_eq!(course.found(key(FEW + 2)), (true, None), "it is under way");
+    }
+
+    #[test]
+    fn what_came_is_not_kept_again() {
+        let mut course = Course::default();
+        assert!(course.comes(key(1)) && course.comes(key(2)));
+        assert!(!course.comes(key(1)));
     }
 
     #[test]

@@ -25,7 +25,7 @@ use tokio::sync::oneshot;
 use tokio_util::task::TaskTracker;
 
 /// How far one look goes.
-const BOUNDS: AheadBounds = AheadBounds { results: 512, blob: 64 << 10, bytes: 32 << 20 };
+const BOUNDS: AheadBounds = AheadBounds { results: 1_024, blob: 64 << 10, bytes: 32 << 20 };
 /// Results that are being kept at the same time.
 const KEEPING: usize = 64;
 /// Invocations that are followed.
@@ -166,6 +166,9 @@ impl Ahead {
     ) -> Result<(DigestFunction, Bytes)> {
         let coming = coming?;
         let (key, cursor) = (coming.key, coming.cursor.clone());
+        if self.with(context, |course| course.comes(key)) == Some(false) {
+            return Ok((key.function, cursor));
+        }
         results.keep_ahead(context, upstream, coming).await?;
         self.0.sent_ahead.fetch_add(1, Ordering::Relaxed);
         self.with(context, |course| course.came(key));

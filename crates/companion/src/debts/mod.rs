@@ -19,7 +19,13 @@ use mortar_store::{Journal, Owed, OwedEntry};
 use owing::{Owing, Room};
 use parking_lot::Mutex;
 use state::{Debt, State};
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
 use tokio::sync::{Notify, watch};
 
 /// How long a write waits for room before it is refused, and when it is told to come again.
@@ -47,12 +53,30 @@ pub(crate) struct Debts {
     /// A write is not acknowledged before it is upstream.
     write_through: bool,
     state: Mutex<State>,
+    /// Blobs that are being written here, for clients who wait for that.
+    writing: AtomicUsize,
     /// There is something to pay.
     news: Notify,
     /// Counts what was paid or dropped.
     settled: watch::Sender<u64>,
     /// Somebody does not want to wait until an upstream is tried again.
     nudge: Notify,
+}
+
+/// A write under way.
+struct Writing<'a>(&'a AtomicUsize);
+
+impl<'a> Writing<'a> {
+    fn begin(count: &'a AtomicUsize) -> Self {
+        count.fetch_add(1, Ordering::Relaxed);
+        Self(count)
+    }
+}
+
+impl Drop for Writing<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 /// Of what the debts are made.
@@ -101,6 +125,7 @@ impl Debts {
             bounds,
             write_through,
             state: Mutex::new(state),
+            writing: AtomicUsize::new(0),
             news,
             settled,
             nudge,
@@ -128,6 +153,7 @@ impl Debts {
         }
         let owing = Owing::new(self, self.room(digest.size()).await?);
         let owed = Owed::Blob(digest);
+        let _writing = Writing::begin(&self.writing);
         let (written, added) =
             tokio::join!(write, self.journal.add(owing.number(), &context.instance, &owed));
         written.and(added)?;

@@ -12,7 +12,10 @@ use crate::{
 use futures::{StreamExt, stream};
 use mortar_model::{Context, DigestSet, Error};
 use mortar_store::Owed;
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 /// What is taken at a time.
@@ -23,6 +26,10 @@ const RESULTS: usize = 256;
 const SENDS: usize = 16;
 /// How long small things wait for others that come with them.
 const GATHER: Duration = Duration::from_millis(2);
+/// With more writes than this under way at the same time, a client waits for this machine, and uploads let it go first,
+/// for so long at most.
+const MANY_WRITES: usize = 64;
+const LONGEST_YIELD: Duration = Duration::from_secs(2);
 /// The first and the longest wait before another try.
 const FIRST_WAIT: Duration = Duration::from_millis(200);
 const LONGEST_WAIT: Duration = Duration::from_secs(4);
@@ -112,12 +119,24 @@ impl Payer {
                 if kind != Kind::Large {
                     tokio::time::sleep(GATHER).await;
                 }
+                if kind == Kind::Small {
+                    // Whoever stops waiting then takes what is there.
+                    let _ = tokio::time::timeout(LONGEST_YIELD, self.few_writes()).await;
+                }
                 let taken = self.debts.state.lock().take(index, kind, most);
                 if !taken.is_empty() {
                     return taken;
                 }
             }
             news.await;
+        }
+    }
+
+    /// Returns when few clients wait for writes here. Those who wait for the upload as well are not let go first.
+    async fn few_writes(&self) {
+        let debts = &self.debts;
+        while !debts.write_through && debts.writing.load(Ordering::Relaxed) > MANY_WRITES {
+            tokio::time::sleep(GATHER).await;
         }
     }
 

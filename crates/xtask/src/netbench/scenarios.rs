@@ -119,11 +119,14 @@ impl Bench<'_> {
         self.warm_up(&[Kind::CacheOnly])?;
         self.local()?;
         let network = trips(50);
-        let mut site = Site::start(self.program, &network.link)?;
-        self.row(&mut site, &network, Kind::CacheOnly, Between::Nothing)?;
-        let mut site = Site::start(self.program, &network.link)?;
-        site.new_companion()?;
-        self.row(&mut site, &network, Kind::CacheOnly, Between::New)?;
+        // Over no network, it is what Bazel, the server and the disk take by themselves.
+        for network in [&trips(0), &network] {
+            let mut site = Site::start(self.program, &network.link)?;
+            self.row(&mut site, network, Kind::CacheOnly, Between::Nothing)?;
+            let mut site = Site::start(self.program, &network.link)?;
+            site.new_companion()?;
+            self.row(&mut site, network, Kind::CacheOnly, Between::New)?;
+        }
         if !self.is_whole {
             return Ok(self.table);
         }
@@ -156,6 +159,8 @@ impl Bench<'_> {
             [&near, &far].map(|network| self.table.seconds(&network.name, Kind::Cached, Between::New));
         let what = "with a new companion at 100 ms, times what it takes at 0 ms";
         self.table.figure(what, 3.0, far / over_none);
+        let what = "the same, where the server has seen the build before and tells what comes next, as here";
+        self.table.figure(what, 1.3, far / over_none);
         Ok(self.table)
     }
 
