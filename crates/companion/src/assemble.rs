@@ -30,7 +30,7 @@ use crate::{
     upstream::{Upstream, UpstreamAddress, Upstreams},
 };
 use axum::Router;
-use mortar_model::{Clock, Codec, Executor, Platform, Result, SystemClock};
+use mortar_model::{Clock, Codec, Context, Executor, Platform, Result, SystemClock};
 use mortar_remote::{
     Options,
     breaker::{self, Standing},
@@ -103,6 +103,7 @@ impl Companion {
             holds: store.clone(),
             codec: codec.clone(),
             upstreams: upstreams.clone(),
+            index: store.clone(),
             bounds: settings.owed,
             write_through: settings.write_through,
         }));
@@ -148,6 +149,15 @@ impl Companion {
     /// Everything that is served to clients. `more` brings services of the process's own.
     pub fn router(&self, more: Router) -> Router {
         mortar_services::router(&self.ports, Some(self.operations.clone()), more).layer(self.activity.clone())
+    }
+
+    /// Asks upstreams what they offer before the first client needs that, so that they are connected to by then.
+    pub fn greet(&self) {
+        for upstream in self.upstreams.all().iter().cloned() {
+            let context = Context::internal().with_instance(upstream.name.clone());
+            // What is not told now is asked again.
+            tokio::spawn(async move { upstream.current_terms(&context).await });
+        }
     }
 
     /// What a worker on this machine reads and writes.

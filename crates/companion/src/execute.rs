@@ -114,7 +114,14 @@ impl Executor for Executes {
                 });
             }
         }
-        let (outcome, do_not_cache) = self.upstream(context, &request, progress).await?;
+        if !request.skip_cache_lookup {
+            self.results.begins(context, key);
+        }
+        let executed = self.upstream(context, &request, progress).await;
+        if executed.as_ref().map_or(true, |(outcome, _)| outcome.cached) {
+            self.results.was_not_executed(context);
+        }
+        let (outcome, do_not_cache) = executed?;
         self.inputs.near().take_in(context, &outcome.result).await;
         if outcome.result.is_success() && outcome.termination == Termination::Exited && !do_not_cache {
             self.results.keep(context, key, &outcome.result, true);

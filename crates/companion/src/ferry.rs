@@ -20,6 +20,8 @@ const SMALL: u64 = 64 << 10;
 const BATCH: u64 = 256 << 10;
 /// Blobs in one batch, however small.
 const BATCH_COUNT: usize = 1_000;
+/// So many bytes together, of blobs that nobody has heard of, are sent without a question, which would take a round trip.
+const UNASKED: u64 = 16 << 10;
 /// Batches and streams at the same time.
 const BATCHES: usize = 8;
 const STREAMS: usize = 4;
@@ -75,7 +77,7 @@ impl Ferry {
     }
 
     async fn carry_claimed(&self, upstream: &Upstream, context: &Context, digests: &DigestSet) -> Carried {
-        let missing = match upstream.find_missing(context, digests).await {
+        let missing = match self.missing(upstream, context, digests).await {
             Ok(missing) => missing,
             Err(error) => {
                 let error = Arc::new(error);
@@ -104,6 +106,21 @@ impl Ferry {
             carried.insert(digest, sent);
         }
         carried
+    }
+
+    /// What is to be sent. A few bytes are sooner sent than asked for.
+    async fn missing(
+        &self,
+        upstream: &Upstream,
+        context: &Context,
+        digests: &DigestSet,
+    ) -> Result<DigestSet> {
+        let bytes: u64 = digests.iter().map(|digest| digest.size()).sum();
+        let are_news = || !digests.iter().any(|digest| upstream.once_knew(context, digest));
+        match upstream.link.takes_batches() && bytes <= UNASKED && are_news() {
+            true => Ok(digests.clone()),
+            false => upstream.find_missing(context, digests).await,
+        }
     }
 
     fn send_batch<'a>(

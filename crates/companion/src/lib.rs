@@ -10,6 +10,7 @@ mod admin;
 mod ahead;
 pub mod assemble;
 mod debts;
+mod deferrals;
 mod execute;
 mod ferry;
 mod here;

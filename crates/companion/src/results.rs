@@ -6,6 +6,7 @@
 use crate::{
     ahead::Ahead,
     debts::Debts,
+    deferrals::Deferrals,
     near::{Asks, Near},
     upstream::{Upstream, Upstreams},
 };
@@ -42,6 +43,7 @@ struct Inner {
     debts: Arc<Debts>,
     keeping: TaskTracker,
     ahead: Ahead,
+    deferrals: Deferrals,
 }
 
 impl NearResults {
@@ -55,8 +57,8 @@ impl NearResults {
     ) -> Self {
         let complete = |asks| Completeness::new(kept.clone(), Arc::new(near.asking(asks)), codec.clone());
         let (sure, asking) = (complete(Asks::Nothing), complete(Asks::Everything));
-        let (keeping, ahead) = (TaskTracker::new(), Ahead::default());
-        Self(Arc::new(Inner { near, kept, codec, sure, asking, upstreams, debts, keeping, ahead }))
+        let (keeping, ahead, deferrals) = (TaskTracker::new(), Ahead::default(), Deferrals::default());
+        Self(Arc::new(Inner { near, kept, codec, sure, asking, upstreams, debts, keeping, ahead, deferrals }))
     }
 
     /// A result that is whole here.
@@ -89,7 +91,9 @@ impl NearResults {
         if self.0.keeping.len() >= KEEPING {
             return;
         }
-        let (inner, result) = (self.0.clone(), result.clone());
+        let (inner, mut result) = (self.0.clone(), result.clone());
+        // They are blobs by now.
+        result.files.iter_mut().for_each(|file| file.contents.clear());
         let context = Context { deadline: None, operation: None, ..context.clone() };
         self.0.keeping.spawn(async move {
             if outputs {
@@ -111,6 +115,16 @@ impl NearResults {
         // It would not have sent it otherwise.
         upstream.note(context, result.named_blobs());
         self.0.asking.put(context, key, result).await
+    }
+
+    /// The upstream is to execute an action.
+    pub fn begins(&self, context: &Context, key: ActionKey) {
+        self.0.deferrals.begins(context, key);
+    }
+
+    /// It had no need to, or could not.
+    pub fn was_not_executed(&self, context: &Context) {
+        self.0.deferrals.was_not_executed(context);
     }
 
     /// Results that were sent ahead, and those of them that were asked for.
@@ -151,11 +165,17 @@ impl ActionCache for NearResults {
             return Ok(found);
         }
         let arrival = self.0.ahead.missed(self, upstream, context, key);
+        let terms = upstream.terms(context);
+        if terms.ours && terms.executes && self.0.deferrals.defers(context, key) {
+            return Ok(None);
+        }
         let found = tokio::select! {
             found = upstream.look_up(context, key) => found?,
             () = arrival.come() => self.here(context, key).await?,
         };
+        self.0.deferrals.answered(context, key, found.is_some());
         if let Some(result) = &found {
+            self.0.near.take_in(context, result).await;
             self.keep(context, key, result, false);
         }
         Ok(found)
@@ -167,6 +187,7 @@ impl ActionCache for NearResults {
             let message = format!("upstream {} takes no action results from clients", upstream.uri);
             return Err(Error::new(Kind::PermissionDenied { message }));
         }
+        self.0.deferrals.put(context, key);
         self.0.asking.put(context, key, result.clone()).await?;
         // What is not a success, or lacks blobs, was not kept, and is not owed.
         match self.0.kept.get(context, key).await? {

@@ -1,6 +1,6 @@
 //! What every call carries: for whom, on whose behalf, until when. Passed, never ambient.
 
-use crate::{Error, Result};
+use crate::{ActionKey, Digest, Error, Result};
 use std::{
     fmt,
     sync::{
@@ -27,6 +27,8 @@ pub struct Context {
     pub operation: Option<Arc<Operation>>,
     /// The inputs of this execution may still be on their way.
     pub inputs_follow: Option<InputsFollow>,
+    /// The action that this is about, where its whole digest is known: a key has no size, and some servers want one.
+    pub action: Option<Digest>,
 }
 
 /// Inputs that are uploaded while the execution that needs them has been asked for already.
@@ -110,6 +112,11 @@ impl PartialEq for Unwanted {
 impl Eq for Unwanted {}
 
 impl Context {
+    /// The digest of the action with this key, if it is the one that this is about.
+    pub fn digest_of(&self, key: ActionKey) -> Option<Digest> {
+        self.action.filter(|action| ActionKey::from(*action) == key)
+    }
+
     /// A context of the default instance without a caller; for work that the server does by itself.
     pub fn internal() -> Self {
         Self::default()

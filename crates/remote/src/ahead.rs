@@ -26,7 +26,9 @@ impl Foresight for Remote {
             return Ok(stream::empty().boxed());
         }
         let (function, from) = match from {
-            Whence::Action(key) => (key.function, From::ActionDigest(crate::results::action_digest(key))),
+            Whence::Action(key) => {
+                (key.function, From::ActionDigest(crate::results::action_digest(context, key)))
+            }
             Whence::Cursor(function, cursor) => (function, From::Cursor(cursor)),
         };
         let request = FollowRequest {

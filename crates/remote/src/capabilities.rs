@@ -50,12 +50,17 @@ pub(crate) struct Terms {
 }
 
 impl Remote {
-    /// Asks the server what it can do.
+    /// Asks the server what it can do. What blobs and executions want to know of that is known then.
     pub async fn capabilities(&self, context: &Context) -> Result<Capabilities> {
         let mut backoff = Backoff::new(&self.0.options.retry, context);
         loop {
             match self.0.get_capabilities(context).await {
-                Ok(answer) => return Ok(from_wire(answer)),
+                Ok(answer) => {
+                    let told = from_wire(answer);
+                    // The first answer stays, as it does where a call asks by itself.
+                    let _ = self.0.terms.set(self.0.terms_of(&told));
+                    return Ok(told);
+                }
                 Err(error) => backoff.pause(error).await?,
             }
         }

@@ -43,6 +43,8 @@ pub struct Options {
     pub chunk: usize,
     /// Blobs travel as zstd where the server says that it takes and gives that. Worth it on networks, not within a machine.
     pub compression: bool,
+    /// Output files of up to so many bytes are to come with a result that is looked up; servers of ours do that.
+    pub small_outputs: Option<u64>,
     /// What is done about failures that may pass.
     pub retry: Retry,
     /// How TLS is spoken to a `grpcs` address.
@@ -62,6 +64,7 @@ impl Default for Options {
             small_blob: 64 << 10,
             chunk: 1 << 20,
             compression: false,
+            small_outputs: None,
             retry: Retry::default(),
             tls: Tls::default(),
             credentials: None,

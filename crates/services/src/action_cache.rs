@@ -5,7 +5,7 @@ use mortar_model::{ActionCache, ActionKey, BlobStore, Error};
 use mortar_wire::{
     Functioned,
     reapi::{self, GetActionResultRequest, UpdateActionResultRequest, action_cache_server},
-    required_digest, result_from_wire, result_to_wire,
+    required_digest, result_from_wire, result_to_wire, small_outputs,
 };
 use std::sync::Arc;
 use tonic::{Request, Response, Status};
@@ -23,16 +23,18 @@ impl Service {
 
     async fn get(&self, request: Request<GetActionResultRequest>) -> Result<reapi::ActionResult, Status> {
         let (headers, _, request) = request.into_parts();
-        let context = call::context(&headers, &request.instance_name)?;
+        let mut context = call::context(&headers, &request.instance_name)?;
         let function = request.function().map_err(call::refuse)?;
         let digest =
             required_digest("action_digest", function, request.action_digest).map_err(call::refuse)?;
+        context.action = Some(digest);
         let found = self.actions.get(&context, ActionKey::from(digest)).await.map_err(call::refuse)?;
         let mut result = found.ok_or_else(|| call::refuse(Error::not_found("result of action", digest)))?;
         let hints = inline::Hints {
             stdout: request.inline_stdout,
             stderr: request.inline_stderr,
             files: request.inline_output_files.into_iter().collect(),
+            small: small_outputs::from_headers(&headers),
         };
         inline::fill(&context, self.blobs.as_ref(), &hints, &mut result).await;
         Ok(result_to_wire(&result))
@@ -43,10 +45,11 @@ impl Service {
         request: Request<UpdateActionResultRequest>,
     ) -> Result<reapi::ActionResult, Status> {
         let (headers, _, request) = request.into_parts();
-        let context = call::context(&headers, &request.instance_name)?;
+        let mut context = call::context(&headers, &request.instance_name)?;
         let function = request.function().map_err(call::refuse)?;
         let digest =
             required_digest("action_digest", function, request.action_digest).map_err(call::refuse)?;
+        context.action = Some(digest);
         let message = request.action_result.ok_or_else(|| {
             call::refuse(Error::invalid("action_result", "the field `action_result` is absent"))
         })?;

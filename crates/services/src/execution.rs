@@ -43,6 +43,7 @@ impl Service {
         let function = request.function().map_err(call::refuse)?;
         let action_digest =
             required_digest("action_digest", function, request.action_digest).map_err(call::refuse)?;
+        context.action = Some(action_digest);
         let priority = request.execution_policy.map_or(0, |policy| policy.priority);
         if !limits::PRIORITIES.contains(&priority) {
             let message = format!("the priority is {priority}; expected one within {:?}", limits::PRIORITIES);
@@ -54,6 +55,7 @@ impl Service {
             stdout: request.inline_stdout,
             stderr: request.inline_stderr,
             files: request.inline_output_files.into_iter().collect(),
+            small: None,
         };
         Ok(self.operations.start(context, execute, hints))
     }

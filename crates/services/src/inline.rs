@@ -3,7 +3,7 @@
 
 use crate::limits;
 use bytes::Bytes;
-use mortar_model::{ActionResult, BlobStore, BlobStoreExt, Context, Digest};
+use mortar_model::{ActionResult, BlobStore, BlobStoreExt, Context, Digest, OutputFile};
 use mortar_wire::result_to_wire;
 use prost::Message;
 use std::collections::HashSet;
@@ -14,6 +14,15 @@ pub(crate) struct Hints {
     pub(crate) stdout: bool,
     pub(crate) stderr: bool,
     pub(crate) files: HashSet<String>,
+    /// Files up to this size, whatever their paths.
+    pub(crate) small: Option<u64>,
+}
+
+impl Hints {
+    fn asks_for(&self, file: &OutputFile) -> bool {
+        let is_small = self.small.is_some_and(|most| file.digest.size() <= most.min(limits::SMALL_OUTPUT));
+        is_small || self.files.contains(&file.path)
+    }
 }
 
 /// Follows the hints as far as the message may grow. What nobody asked for goes, if it can be fetched by its digest.
@@ -31,7 +40,7 @@ pub(crate) async fn fill(context: &Context, blobs: &dyn BlobStore, hints: &Hints
     for (_, digest, raw) in asked.into_iter().filter(|(.., raw)| raw.is_empty()) {
         *raw = budget.read(digest, u64::MAX).await;
     }
-    for file in result.files.iter_mut().filter(|file| hints.files.contains(&file.path)) {
+    for file in result.files.iter_mut().filter(|file| hints.asks_for(file)) {
         if file.contents.is_empty() {
             file.contents = budget.read(Some(file.digest), u64::MAX).await;
         }
@@ -53,7 +62,7 @@ fn drop_what_is_not_asked_for(hints: &Hints, result: &mut ActionResult) {
             *raw = Bytes::new();
         }
     }
-    for file in result.files.iter_mut().filter(|file| !hints.files.contains(&file.path)) {
+    for file in result.files.iter_mut().filter(|file| !hints.asks_for(file)) {
         file.contents = Bytes::new();
     }
 }
@@ -64,7 +73,7 @@ fn wants<'a>(hints: &'a Hints, result: &'a ActionResult) -> impl Iterator<Item =
         let most = if asked { limits::MAX_INLINE } else { limits::SHORT_LOG };
         digest.filter(|digest| raw.is_empty() && digest.size() <= most)
     };
-    let files = result.files.iter().filter(|file| hints.files.contains(&file.path)).map(|file| file.digest);
+    let files = result.files.iter().filter(|file| hints.asks_for(file)).map(|file| file.digest);
     let logs = [
         log(hints.stdout, result.stdout_digest, &result.stdout_raw),
         log(hints.stderr, result.stderr_digest, &result.stderr_raw),

@@ -20,6 +20,8 @@ pub const MAX_PROTO_BLOB: u64 = 16 << 20;
 pub const MAX_INLINE: u64 = 1 << 20;
 /// stdout or stderr that is put into a result although the client said nothing.
 pub const SHORT_LOG: u64 = 16 << 10;
+/// A file that is put into a result although the client did not name it, because it asked for small ones.
+pub const SMALL_OUTPUT: u64 = 64 << 10;
 /// A result with what is put into it, unless it is longer without: gRPC clients take messages of 4 MiB as a rule.
 pub const MAX_RESULT: u64 = (4 << 20) - (256 << 10);
 /// Directories that one GetTree may walk.

@@ -17,6 +17,7 @@ pub mod metadata;
 pub mod resource;
 mod result;
 pub mod session;
+pub mod small_outputs;
 pub mod status;
 mod time;
 

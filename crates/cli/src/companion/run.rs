@@ -26,6 +26,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+/// Output files up to this size come with results: Bazel reads them next, unless it is to download little.
+const SMALL_OUTPUT: u64 = 16 << 10;
 /// How long one that is started in the background may take until it answers.
 const READY: Duration = Duration::from_secs(30);
 /// What may be owed at most: blobs and results.
@@ -166,6 +168,7 @@ fn settings(arguments: &RunFlags, home: &Home, upstreams: Vec<UpstreamAddress>) 
         upstreams,
         remote: Options {
             compression: true,
+            small_outputs: Some(SMALL_OUTPUT),
             connect_timeout: Duration::from_secs(5),
             retry,
             tls: arguments.access.tls(),

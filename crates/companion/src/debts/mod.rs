@@ -14,7 +14,7 @@ pub(crate) use payer::{Payers, pay};
 pub use report::{Flushed, Left, Refused};
 
 use crate::upstream::Upstreams;
-use mortar_model::{ActionKey, Codec, Context, Digest, DigestSet, Error, Holds, Kind, Result};
+use mortar_model::{ActionKey, Codec, Context, Digest, DigestSet, Error, HashIndex, Holds, Kind, Result};
 use mortar_store::{Journal, Owed, OwedEntry};
 use owing::{Owing, Room};
 use parking_lot::Mutex;
@@ -41,6 +41,8 @@ pub(crate) struct Debts {
     holds: Arc<dyn Holds>,
     codec: Arc<dyn Codec>,
     upstreams: Arc<Upstreams>,
+    /// Finds the sizes of actions.
+    index: Arc<dyn HashIndex>,
     bounds: Bounds,
     /// A write is not acknowledged before it is upstream.
     write_through: bool,
@@ -60,6 +62,7 @@ pub(crate) struct Parts {
     pub holds: Arc<dyn Holds>,
     pub codec: Arc<dyn Codec>,
     pub upstreams: Arc<Upstreams>,
+    pub index: Arc<dyn HashIndex>,
     pub bounds: Bounds,
     pub write_through: bool,
 }
@@ -67,7 +70,7 @@ pub(crate) struct Parts {
 impl Debts {
     /// Takes up what was owed when the last run ended.
     pub fn new(parts: Parts) -> Self {
-        let Parts { journal, owed, holds, codec, upstreams, bounds, write_through } = parts;
+        let Parts { journal, owed, holds, codec, upstreams, index, bounds, write_through } = parts;
         let mut state = State::new(upstreams.all().len());
         for OwedEntry { number, instance, owed } in owed {
             let Ok(upstream) = upstreams.of(&instance) else {
@@ -94,6 +97,7 @@ impl Debts {
             holds,
             codec,
             upstreams,
+            index,
             bounds,
             write_through,
             state: Mutex::new(state),

@@ -174,6 +174,9 @@ impl Payer {
                 _ => {}
             }
         }
+        // The client sent the action before its result.
+        let action = self.debts.index.lookup(&Context::glance(), key.function, &key.hash).await;
+        let context = &Context { action: action.ok().flatten(), ..context.clone() };
         let sent = match self.debts.codec.decode_result(key.function, bytes.clone()) {
             Ok(result) => self.upstream.put(context, *key, result).await,
             Err(error) => Err(error),

@@ -61,6 +61,7 @@ pub async fn serve(
     };
     ownership.announce(&whereabouts)?;
     ready(&whereabouts, &companion)?;
+    companion.greet();
     let unused = unused(&companion, idle);
     tokio::select! {
         () = stop.cancelled() => {}

@@ -128,7 +128,13 @@ impl Upstream {
                 _ => Ok(written),
             }
         });
-        self.call(&there, Call::Write, bytes, write).await
+        let written = self.call(&there, Call::Write, bytes, write).await?;
+        // The call came through, and some store behind it may be away all the same.
+        if let Some(error) = written.iter().filter_map(|one| one.as_ref().err()).find(|error| is_away(error))
+        {
+            *self.failure.lock() = Some(error.to_string());
+        }
+        Ok(written)
     }
 
     /// Asks which are missing, under the upstream's own instance name.

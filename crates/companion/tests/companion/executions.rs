@@ -6,12 +6,12 @@ use crate::{
     wrote,
 };
 use mortar_model::{
-    Action, BlobStoreExt, Command, Digest, DigestFunction, Directory, ExecuteRequest, Executor, FileNode,
-    Forget, Kind, Outcome, Result, action::Outputs,
+    Action, ActionCache, BlobStoreExt, Command, Context, Digest, DigestFunction, DigestSet, Directory,
+    ExecuteRequest, Executor, FileNode, Forget, Kind, Outcome, RequestMetadata, Result, action::Outputs,
 };
 use mortar_testkit::network::{Link, State};
 use mortar_wire::{encode_action, encode_command, encode_directory};
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 /// An action over one file, all of whose blobs but the file are written. With all of them.
 pub async fn action(running: &Running, file: Digest) -> (Digest, Vec<Digest>) {
@@ -107,13 +107,17 @@ async fn inputs_follow_the_call_and_outputs_come_with_the_answer() {
     upstream.watch.asked();
     // What is missing cannot be there before twice this, and the call is, unless it waits for that.
     relay.set(Link::with_latency(Duration::from_millis(300)));
-    let (file, _) = running.put(1_001).await;
+    let (file, _) = running.put(100_000).await;
     let (digest, all) = action(&running, file).await;
     let result = execute(&running, digest, false).await.unwrap().result;
     let asked = upstream.watch.asked();
-    let at = asked.iter().position(|asked| *asked == Asked::Executed(digest)).unwrap();
-    // The command is the same as before.
-    assert_eq!((wrote(&asked[..at]), wrote(&asked[at..])), (0, all.len() - 1), "{asked:?}");
+    let executed = asked.iter().position(|asked| *asked == Asked::Executed(digest)).unwrap();
+    let arrived = asked.iter().position(|asked| *asked == Asked::Wrote(file)).unwrap();
+    assert!(executed < arrived, "{asked:?}");
+    // The command is the same as before. What is small is not asked for.
+    assert_eq!(wrote(&asked), all.len() - 1, "{asked:?}");
+    let small = |asked: &Asked| matches!(asked, Asked::Missing(of) if *of != DigestSet::from_iter([file]));
+    assert!(!asked.iter().any(small), "{asked:?}");
     relay.set(Link { state: State::BlackHole, ..Link::default() });
     let (output, bytes) = output_of(digest);
     assert_eq!(result.files[0].digest, output);
@@ -135,5 +139,46 @@ async fn what_an_upstream_that_waits_lost_is_sent_again() {
     assert!(upstream.store.forget(&context(), digest).await.unwrap());
     execute(&running, digest, true).await.unwrap();
     assert!(has(&*upstream.store, digest).await);
+    running.end().await;
+}
+
+/// Looks an action up and has it executed, as Bazel does.
+async fn build(running: &Running, digest: Digest) -> Outcome {
+    let request = RequestMetadata {
+        tool_invocation_id: "a build".into(),
+        action_mnemonic: "Genrule".into(),
+        ..RequestMetadata::default()
+    };
+    let context = Context { request: Arc::new(request), ..context() };
+    assert!(running.client.get(&context, digest.into()).await.unwrap().is_none());
+    let request = ExecuteRequest { action_digest: digest, skip_cache_lookup: false, priority: 0 };
+    running.client.execute(&context, request, &()).await.unwrap()
+}
+
+/// While everything is made anew, the upstream is not asked first for what it executes then anyway; a hit ends that.
+#[tokio::test(flavor = "multi_thread")]
+async fn look_ups_that_find_nothing_are_left_to_the_executions() {
+    let (directory, upstream) = (tempfile::tempdir().unwrap(), upstream_that_waits(LEASE).await);
+    let running = run(settings(directory.path(), &upstream.url)).await;
+    running.client.capabilities(&context()).await.unwrap();
+    let looked_up = |digest: Digest| Asked::Got(digest.into());
+    let mut asked_first = Vec::new();
+    for _ in 0..6 {
+        let (digest, _) = action(&running, running.put(1_000).await.0).await;
+        upstream.watch.asked();
+        assert!(!build(&running, digest).await.cached);
+        let asked = upstream.watch.asked();
+        assert_eq!(asked.iter().filter(|asked| **asked == Asked::Executed(digest)).count(), 1);
+        asked_first.push(asked.contains(&looked_up(digest)));
+    }
+    assert_eq!(asked_first, [true, true, true, false, false, false]);
+    // Somebody else has made one of them meanwhile: it costs one call, and the next is asked for again.
+    let (digest, _) = action(&running, running.put(1_001).await.0).await;
+    upstream.watch.answer_as_cached(digest);
+    assert!(build(&running, digest).await.cached);
+    let (digest, _) = action(&running, running.put(1_002).await.0).await;
+    upstream.watch.asked();
+    build(&running, digest).await;
+    assert!(upstream.watch.has(&looked_up(digest)));
     running.end().await;
 }

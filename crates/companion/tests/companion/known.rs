@@ -5,8 +5,8 @@ use crate::{
     upstream::{Asked, Upstream, upstream},
 };
 use mortar_companion::Settings;
-use mortar_model::{ActionCache, BlobStore, BlobStoreExt, Digest, DigestSet, Forget};
-use mortar_remote::Endpoint;
+use mortar_model::{ActionCache, ActionKey, BlobStore, BlobStoreExt, Context, Digest, DigestSet, Forget};
+use mortar_remote::{Endpoint, Options};
 use mortar_testkit::network::Link;
 use std::time::Duration;
 
@@ -145,5 +145,44 @@ async fn equal_questions_at_the_same_time_are_one() {
         asked.iter().filter(is_about).count()
     };
     assert_eq!((about(&absent), about(&other)), (1, 1), "{asked:?}");
+    running.end().await;
+}
+
+/// What Bazel reads next is here by then.
+#[tokio::test(flavor = "multi_thread")]
+async fn small_outputs_come_with_the_result_that_is_looked_up() {
+    let (directory, upstream) = (tempfile::tempdir().unwrap(), upstream(Some(LEASE)).await);
+    let (small, larger) = (fresh(1_000), fresh(5_000));
+    for (digest, bytes) in [&small, &larger] {
+        upstream.store.write_bytes(&context(), *digest, bytes.clone()).await.unwrap();
+    }
+    let key = fresh_key();
+    let direct = Endpoint::connect(&upstream.url, crate::options()).unwrap();
+    direct.put(&context(), key, crate::result(&[small.0, larger.0])).await.unwrap();
+    let remote = Options { small_outputs: Some(4_096), ..crate::options() };
+    let running = run(Settings { remote, ..settings(directory.path(), &upstream.url) }).await;
+    let found = running.client.get(&context(), key).await.unwrap().unwrap();
+    assert!(found.files.iter().all(|file| file.contents.is_empty()), "nobody asked the companion for them");
+    upstream.watch.asked();
+    for (digest, bytes) in [&small, &larger] {
+        assert_eq!(running.client.read_all(&context(), *digest, 1 << 20).await.unwrap(), *bytes);
+    }
+    let asked = upstream.watch.asked();
+    assert_eq!(asked, [Asked::Read(larger.0)]);
+    running.end().await;
+}
+
+/// Strict servers look at the size of an action's digest.
+#[tokio::test(flavor = "multi_thread")]
+async fn actions_are_told_with_their_sizes() {
+    let (directory, upstream) = (tempfile::tempdir().unwrap(), upstream(Some(LEASE)).await);
+    let running = run(settings(directory.path(), &upstream.url)).await;
+    let (action, _) = running.put(123).await;
+    let key = ActionKey::from(action);
+    let context = Context { action: Some(action), ..context() };
+    assert!(running.client.get(&context, key).await.unwrap().is_none());
+    running.client.put(&context, key, crate::result(&[action])).await.unwrap();
+    running.flush().await;
+    assert_eq!(upstream.watch.sizes(), [(key, 123), (key, 123)]);
     running.end().await;
 }

@@ -124,7 +124,7 @@ async fn writing_through_waits_for_the_upstream_and_tells_what_it_says() {
 async fn what_is_there_already_is_not_sent() {
     let (directory, upstream) = (tempfile::tempdir().unwrap(), upstream(Some(LEASE)).await);
     let running = run(settings(directory.path(), &upstream.url)).await;
-    let (small, large) = (fresh(1_000), fresh(1_000_000));
+    let (small, large) = (fresh(20_000), fresh(1_000_000));
     for (digest, bytes) in [&small, &large] {
         upstream.store.write_bytes(&context(), *digest, bytes.clone()).await.unwrap();
         running.client.write_bytes(&context(), *digest, bytes.clone()).await.unwrap();
@@ -134,6 +134,18 @@ async fn what_is_there_already_is_not_sent() {
     let asked = upstream.watch.asked();
     assert_eq!(wrote(&asked), 0, "{asked:?}");
     assert!(asked.iter().any(|asked| matches!(asked, Asked::Put(_))));
+    running.end().await;
+}
+
+/// To ask about a few bytes would take a round trip, and hardly fewer of them.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_few_bytes_that_nobody_has_heard_of_are_sent_without_a_question() {
+    let (directory, upstream) = (tempfile::tempdir().unwrap(), upstream(Some(LEASE)).await);
+    let running = run(settings(directory.path(), &upstream.url)).await;
+    let (digest, _) = running.put(2_000).await;
+    let key = running.put_result(&[digest]).await;
+    running.flush().await;
+    assert_eq!(upstream.watch.asked(), [Asked::Wrote(digest), Asked::Put(key)]);
     running.end().await;
 }
 

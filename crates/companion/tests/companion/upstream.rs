@@ -53,7 +53,11 @@ pub struct Upstream {
 
 /// What was asked, and what is done about it.
 #[derive(Clone, Default)]
-pub struct Watch(Arc<Mutex<(Vec<Asked>, Mood, bool)>>);
+pub struct Watch(
+    Arc<Mutex<(Vec<Asked>, Mood, bool)>>,
+    Arc<Mutex<Vec<Digest>>>,
+    Arc<Mutex<Vec<(ActionKey, u64)>>>,
+);
 
 impl Watch {
     /// What it was asked since this was called last.
@@ -68,6 +72,20 @@ impl Watch {
 
     pub fn set_mood(&self, mood: Mood) {
         self.0.lock().1 = mood;
+    }
+
+    /// From now on this action is one that somebody else had executed before.
+    pub fn answer_as_cached(&self, action: Digest) {
+        self.1.lock().push(action);
+    }
+
+    /// The sizes of actions that it was told with look-ups and results, since this was called last.
+    pub fn sizes(&self) -> Vec<(ActionKey, u64)> {
+        std::mem::take(&mut self.2.lock())
+    }
+
+    fn note_size(&self, context: &Context, key: ActionKey) {
+        self.2.lock().extend(context.digest_of(key).map(|action| (key, action.size())));
     }
 
     /// Says that it takes no results.
@@ -213,11 +231,13 @@ impl Upload for WatchedUpload {
 impl ActionCache for Watched {
     async fn get(&self, context: &Context, key: ActionKey) -> Result<Option<ActionResult>> {
         self.watch.note(Asked::Got(key))?;
+        self.watch.note_size(context, key);
         self.actions.get(context, key).await
     }
 
     /// A result whose blobs are not there would be dropped without a word: here it is noted.
     async fn put(&self, context: &Context, key: ActionKey, result: ActionResult) -> Result<()> {
+        self.watch.note_size(context, key);
         let holes = self.store.find_missing(context, &result.named_blobs()).await?;
         self.watch.note(if holes.is_empty() { Asked::Put(key) } else { Asked::PutTooEarly(key) })?;
         self.actions.put(context, key, result).await
@@ -279,7 +299,7 @@ impl Executor for Watched {
         let result = ActionResult { files: vec![file], stdout_digest, ..ActionResult::default() };
         Ok(Outcome {
             result,
-            cached: false,
+            cached: self.watch.1.lock().contains(&request.action_digest),
             termination: Termination::Exited,
             message: String::new(),
             server_logs: Vec::new(),

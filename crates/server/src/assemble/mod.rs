@@ -4,7 +4,7 @@
 //! services ── blobs:    rewinding ── chunked ── disk
 //!          ├─ results:  recorder ── completeness ── memory ── results ── disk
 //!          ├─ values:   named values ── disk
-//!          └─ executor: look-up ── following ── infrastructure log ── rewinding ── queue ── (workers, in this process or others)
+//!          └─ executor: look-up (also recorded) ── following ── infrastructure log ── rewinding ── queue ── (workers, in this process or others)
 //! ```
 //!
 //! Whatever comes into the chunked store or the disk by a port of services or workers is told to who waits for it
@@ -148,12 +148,14 @@ impl Server {
             next: queueing.clone(),
             after_waiting: Arc::new(LookUp::new(actions.clone(), queueing)),
         };
-        let executor = Arc::new(LookUp::new(actions.clone(), Arc::new(following)));
+        // A client may leave its look-up to the execution.
+        let recorder = Arc::new(Recorder::new(actions.clone(), trails.clone()));
+        let executor = Arc::new(LookUp::new(recorder.clone(), Arc::new(following)));
         let encoded = Encoded::new(store.clone(), rewinding.clone());
         let ports = Ports {
             blobs: rewinding.clone(),
             encoded: Some(Arc::new(Told::new(Arc::new(encoded), &arrivals))),
-            actions: Arc::new(Recorder::new(actions.clone(), trails.clone())),
+            actions: recorder,
             uploads: Arc::new(Told::new(store.clone(), &arrivals)),
             index: rewinding,
             values,

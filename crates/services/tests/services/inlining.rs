@@ -169,3 +169,25 @@ async fn a_message_stays_within_what_clients_take() {
     let told = looked_up(&server, LOGS).await;
     assert_eq!((told.stdout_raw.len(), told.stderr_raw.len()), (0, 6), "3.3 MB of names leave no room");
 }
+
+/// Who does not know the paths asks for what is small.
+#[tokio::test]
+async fn small_files_come_to_who_asks_for_them() {
+    let server = server().await;
+    for (length, most, expected) in [
+        (100, "100", 100),
+        (101, "100", 0),
+        (100, "some", 0),
+        (64 * KI, "1000000", 64 * KI),
+        (64 * KI + 1, "1000000", 0),
+    ] {
+        record(&server, &result(&server, (0, 0, length)).await).await;
+        let mut request = tonic::Request::new(reapi::GetActionResultRequest {
+            action_digest: Some(digest_to_wire(digest(b"action"))),
+            ..Default::default()
+        });
+        request.metadata_mut().insert("mortar-small-outputs", most.parse().unwrap());
+        let told = ActionCacheClient::new(server.channel.clone()).get_action_result(request).await.unwrap();
+        assert_eq!(told.into_inner().output_files[0].contents.len(), expected, "{length} of {most}");
+    }
+}
