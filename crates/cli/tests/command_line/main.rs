@@ -7,6 +7,7 @@ mod bazelrc;
 mod bench;
 mod care;
 mod companion;
+mod companion_tls;
 mod credential_helper;
 mod disk;
 mod endings;

@@ -11,6 +11,7 @@ mod bazel_v2;
 mod casd;
 mod ccache;
 mod companion;
+mod companion_abroad;
 mod companion_in_trouble;
 mod companion_works;
 mod dynamic;

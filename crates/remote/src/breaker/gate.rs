@@ -124,7 +124,7 @@ impl Gate {
     }
 
     /// In what time an answer must come.
-    fn limit(&self, terms: &Terms) -> Duration {
+    pub(super) fn limit(&self, terms: &Terms) -> Duration {
         let (least, most) = terms.limits;
         if self.times.len() < ENOUGH_TIMES {
             return most;

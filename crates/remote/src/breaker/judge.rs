@@ -185,6 +185,11 @@ impl Judge {
         self.gates.each_ref().map(Gate::cause)
     }
 
+    /// In what time an answer to such a call must come.
+    pub fn limit(&self, call: Call) -> Duration {
+        self.gates[call as usize].limit(&self.terms)
+    }
+
     /// When a probe would be of use; none while all is well.
     pub fn probe_in(&self) -> Option<Duration> {
         self.gates.iter().filter_map(Gate::pause).min()

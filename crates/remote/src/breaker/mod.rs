@@ -28,7 +28,7 @@ use parking_lot::Mutex;
 use std::{
     fmt,
     future::Future,
-    pin::pin,
+    pin::{Pin, pin},
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -45,7 +45,8 @@ struct Shared {
     /// The upstream, for people.
     name: String,
     judge: Mutex<Judge>,
-    longest: Duration,
+    /// Bounds of the time in which an answer must come.
+    limits: (Duration, Duration),
     /// How often calls of each kind were released: what is under way goes by a change of it.
     releases: watch::Sender<[u64; 5]>,
     probe: Option<Arc<dyn Probe>>,
@@ -77,11 +78,11 @@ impl Breaker {
     /// upstream is back.
     pub fn new(name: impl Into<String>, terms: Terms, probe: Option<Arc<dyn Probe>>) -> Self {
         let (probing, activity, opened, closed, refused) = Default::default();
-        let (longest, judge) = (terms.limits.1, Mutex::new(Judge::new(terms)));
+        let (limits, judge) = (terms.limits, Mutex::new(Judge::new(terms)));
         Self(Arc::new(Shared {
             name: name.into(),
             judge,
-            longest,
+            limits,
             releases: watch::Sender::new([0; 5]),
             probe,
             probing,
@@ -167,7 +168,7 @@ impl Breaker {
         match self.0.apply(Event::Ask(call)).pass {
             Some(Pass { ticket, limit }) => {
                 let begun = Instant::now();
-                let (shared, longest) = (self.0.clone(), self.0.longest);
+                let (shared, longest) = (self.0.clone(), self.0.limits.1);
                 Ok(Guard { shared, ticket: Some(ticket), call, limit, longest, begun, releases, seen })
             }
             None => Err(self.0.refusal(call)),
@@ -225,7 +226,7 @@ impl Shared {
     ) -> Result<T, Late> {
         let mut work = pin!(work);
         if matches!(patience, Patience::Endless) {
-            return Ok(work.await);
+            return self.while_there(work).await;
         }
         let (begun, mut next) = (Instant::now(), first);
         let mut activity = self.activity.load(Ordering::Relaxed);
@@ -242,6 +243,35 @@ impl Shared {
             if activity == before || next.is_zero() {
                 return Err(Late { waited, silent: activity == before });
             }
+        }
+    }
+
+    /// What `work` gives, however long it takes, unless nobody is there any more: who has heard nothing for a while asks.
+    async fn while_there<T>(&self, mut work: Pin<&mut impl Future<Output = T>>) -> Result<T, Late> {
+        let Some(probe) = &self.probe else { return Ok(work.await) };
+        let (begun, mut pause) = (Instant::now(), self.limits.0);
+        loop {
+            let before = self.activity.load(Ordering::Relaxed);
+            if let Ok(value) = tokio::time::timeout(pause, &mut work).await {
+                return Ok(value);
+            }
+            if self.activity.load(Ordering::Relaxed) != before {
+                continue;
+            }
+            let limit = self.judge.lock().limit(Call::LookUp);
+            let asked = tokio::time::timeout(limit, probe.probe());
+            let answer = tokio::select! {
+                biased;
+                value = &mut work => return Ok(value),
+                answer = asked => answer,
+            };
+            match answer {
+                Ok(Ok(())) => self.touch(),
+                // Somebody is there, or the work, which goes the same way, fails as well.
+                Ok(Err(_)) => {}
+                Err(_) => return Err(Late { waited: begun.elapsed(), silent: true }),
+            }
+            pause = (pause * 2).min(self.limits.1);
         }
     }
 
@@ -264,7 +294,7 @@ pub(crate) enum Patience {
     Bounded,
     /// As long as its kind usually takes and this beyond it, and on while the upstream is busy.
     WhileBusy(Duration),
-    /// Any time.
+    /// Any time, as long as somebody is there.
     Endless,
 }
 

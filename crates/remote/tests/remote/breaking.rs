@@ -165,6 +165,25 @@ async fn a_black_hole_costs_a_few_seconds_once() {
     assert!(lines[1].contains("`hole` is used again"), "{lines:?}");
 }
 
+/// They may take any time, and nobody else calls who would notice.
+#[tokio::test(start_paused = true)]
+async fn executions_alone_notice_that_nobody_is_there() {
+    let moody = Moody::new(Mood::Executes);
+    let far = guarded(&moody, Terms::default());
+    let executing = futures::future::join_all((0..2).map(|_| far.execute()));
+    let leaving = async {
+        tokio::time::sleep(600 * SECOND).await;
+        moody.set(Mood::Hangs);
+        Instant::now()
+    };
+    let (executed, left) = futures::join!(executing, leaving);
+    assert!(left.elapsed() <= 11 * SECOND, "{:?}", left.elapsed());
+    for outcome in executed {
+        assert!(is_refusal(&outcome.unwrap_err()));
+    }
+    assert_eq!(far.breaker.standing().open, [Some(Cause::Silence); 5]);
+}
+
 #[tokio::test(start_paused = true)]
 async fn errors_concern_the_calls_that_fail() {
     let moody = Moody::new(Mood::Fails);
