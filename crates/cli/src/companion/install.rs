@@ -11,6 +11,10 @@ use std::{
 /// By which a wrapper of ours is known.
 const MARK: &str = "# Written by `mortar companion install`";
 
+/// Bazel's commands for which the companion does nothing.
+const NOT_FOR: &str = "'' | shutdown | clean | version | help | license | info | dump";
+const NO_LAUNCHER: &str = "is set by the launcher of Bazel, which runs this";
+
 /// Flags of `mortar companion install`.
 #[derive(clap::Args)]
 pub struct Arguments {
@@ -75,10 +79,15 @@ fn wrapper(program: &Path, directory: &Path, arguments: &Arguments) -> String {
     format!(
         "#!/bin/sh\n\
          {MARK}: starts the companion where it does not run, and has Bazel use it.\n\
+         for word; do\n  \
+           case \"$word\" in -*) ;; *) break ;; esac\n\
+         done\n\
+         # What needs no server does not start it; least of all at the end of the day.\n\
+         case \"$word\" in {NOT_FOR}) exec \"${{BAZEL_REAL:?{NO_LAUNCHER}}}\" \"$@\" ;; esac\n\
          if {start} >/dev/null; then\n  \
            set -- --bazelrc={rc} \"$@\"\n\
          fi\n\
-         exec \"${{BAZEL_REAL:?is set by the launcher of Bazel, which runs this}}\" \"$@\"\n"
+         exec \"${{BAZEL_REAL:?{NO_LAUNCHER}}}\" \"$@\"\n"
     )
 }
 

@@ -282,6 +282,37 @@ async fn sockets_may_be_open_before_it_starts() {
     assert!(ask(directory.path(), &["stop"]).status.success());
 }
 
+/// A programme that tells what it is called with stands for Bazel.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_wrapper_starts_it_for_builds_and_not_to_shut_down() {
+    let (directory, upstream) = (tempfile::tempdir().unwrap(), upstream(Some(LEASE)).await);
+    let workspace = directory.path().join("workspace");
+    std::fs::create_dir(&workspace).unwrap();
+    std::fs::write(workspace.join("WORKSPACE"), "").unwrap();
+    let installed = ask(
+        directory.path(),
+        &["install", "--workspace", workspace.to_str().unwrap(), "--upstream", &upstream.url],
+    );
+    assert!(installed.status.success(), "{}", installed.stderr);
+    let bazel = |arguments: &[&str]| {
+        let mut command = std::process::Command::new(workspace.join("tools/bazel"));
+        let output =
+            command.args(arguments).env("BAZEL_REAL", "/bin/echo").env("HOME", directory.path()).output();
+        String::from_utf8(output.unwrap().stdout).unwrap()
+    };
+    assert_eq!(bazel(&[]), "\n");
+    for command in ["shutdown", "version"] {
+        assert_eq!(bazel(&["--nohome_rc", command]), format!("--nohome_rc {command}\n"));
+        assert_eq!(ask(directory.path(), &["status"]).status.code(), Some(1), "{command} has started it");
+    }
+    let built = bazel(&["build", "//a dir:all"]);
+    assert!(
+        built.starts_with("--bazelrc=") && built.ends_with("cache.bazelrc build //a dir:all\n"),
+        "{built}"
+    );
+    assert!(ask(directory.path(), &["stop"]).status.success());
+}
+
 #[test]
 fn a_wrapper_of_somebody_else_stays() {
     let workspace = tempfile::tempdir().unwrap();
