@@ -53,7 +53,7 @@ pub struct Upstream {
 
 /// What was asked, and what is done about it.
 #[derive(Clone, Default)]
-pub struct Watch(Arc<Mutex<(Vec<Asked>, Mood, bool)>>);
+pub struct Watch(Arc<Mutex<(Vec<Asked>, Mood, bool)>>, Arc<tokio::sync::watch::Sender<bool>>);
 
 impl Watch {
     /// What it was asked since this was called last.
@@ -73,6 +73,16 @@ impl Watch {
     /// Says that it takes no results.
     pub fn forbid_updates(&self) {
         self.0.lock().2 = true;
+    }
+
+    /// While this is so, nothing that is executed ends.
+    pub fn hold(&self, hold: bool) {
+        self.1.send_replace(hold);
+    }
+
+    async fn let_go(&self) {
+        // The sender lives as long as `self`.
+        let _ = self.1.subscribe().wait_for(|hold| !hold).await;
     }
 
     fn note(&self, asked: Asked) -> Result<()> {
@@ -255,6 +265,7 @@ impl Executor for Watched {
         progress: &dyn Progress,
     ) -> Result<Outcome> {
         self.watch.note(Asked::Executed(request.action_digest))?;
+        self.watch.let_go().await;
         if context.inputs_follow.is_some() {
             while !self.is_whole(request.action_digest).await {
                 tokio::time::sleep(Duration::from_millis(5)).await;
