@@ -22,7 +22,7 @@ use crate::{
     here::{Here, Mode, Places, WorkerPorts},
     inputs::Inputs,
     knowledge::Knowledge,
-    near::{Encoded, Near, Uploads},
+    near::{Encoded, Hashes, Near, Uploads},
     offered::Offered,
     renew,
     results::NearResults,
@@ -111,17 +111,18 @@ impl Companion {
 
         let near = Near::new(store.clone(), upstreams.clone(), debts.clone());
         let kept = Arc::new(Results::new(store.clone(), codec.clone()));
-        let results = NearResults::new(near.clone(), kept, codec, upstreams.clone(), debts.clone());
+        let results = NearResults::new(near.clone(), kept, codec.clone(), upstreams.clone(), debts.clone());
         let inputs = Inputs::new(near.clone(), ferry.clone(), clock.clone());
         let executes = Arc::new(Executes::new(results.clone(), inputs, upstreams.clone()));
         let places = Places::new(executes, near.clone(), results.clone(), upstreams.clone(), clock.clone());
         let executor = Arc::new(places.clone());
+        let (hashes, blobs, actions) = Hashes::watching(&near, Arc::new(results.clone()), codec);
         let ports = Ports {
-            blobs: Arc::new(near.clone()),
+            blobs,
             encoded: Some(Arc::new(Encoded::new(near.clone()))),
-            actions: Arc::new(results.clone()),
+            actions,
             uploads: Arc::new(Uploads::new(store.clone(), debts.clone())),
-            index: store.clone(),
+            index: Arc::new(hashes),
             values: Arc::new(NamedValues::new(store.clone(), clock)),
             chunks: None,
             executor: Some(executor.clone()),

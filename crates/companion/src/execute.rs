@@ -39,10 +39,11 @@ impl Executes {
         progress: &dyn Progress,
     ) -> Result<(Outcome, bool)> {
         let upstream = self.upstreams.of(&context.instance)?;
-        let action = self.inputs.action(context, request.action_digest).await?;
-        let inline = self.inputs.outputs_of(context, &action).await;
+        // Here and below, what is over before the upstream is waited for is in boxes: what waits needs no room for it.
+        let action = Box::pin(self.inputs.action(context, request.action_digest)).await?;
+        let inline = Box::pin(self.inputs.outputs_of(context, &action)).await;
         let call = Call { upstream, context, request, action: &action, inline: &inline, progress };
-        let mut inputs_follow = upstream.takes_inputs_later(context).await;
+        let mut inputs_follow = Box::pin(upstream.takes_inputs_later(context)).await;
         let mut tries = 1;
         loop {
             let executed = match inputs_follow {
@@ -67,7 +68,7 @@ impl Executes {
 
     /// Sends what is missing, then executes. Only what the inner result tells is the upstream's.
     async fn inputs_first(&self, call: &Call<'_>) -> Result<Result<Outcome>> {
-        self.supply(call).await?;
+        Box::pin(self.supply(call)).await?;
         Ok(call.execute(call.context, call.progress).await)
     }
 
@@ -122,7 +123,7 @@ impl Executor for Executes {
             self.results.was_not_executed(context);
         }
         let (outcome, do_not_cache) = executed?;
-        self.inputs.near().take_in(context, &outcome.result).await;
+        Box::pin(self.inputs.near().take_in(context, &outcome.result)).await;
         if outcome.result.is_success() && outcome.termination == Termination::Exited && !do_not_cache {
             self.results.keep(context, key, &outcome.result, true);
         } else {

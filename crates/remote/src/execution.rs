@@ -112,9 +112,10 @@ impl Execution<'_> {
 
     /// Opens a stream and listens to its end.
     async fn watch(&mut self) -> Result<Outcome, Broken> {
+        // In boxes: what listens, which may take hours, needs no room for them.
         let (mut operations, _lease) = match self.name.clone() {
-            Some(name) => self.wait(name).await?,
-            None => self.begin().await.map_err(Broken::Stream)?,
+            Some(name) => Box::pin(self.wait(name)).await?,
+            None => Box::pin(self.begin()).await.map_err(Broken::Stream)?,
         };
         loop {
             let message = self.remote.timely(self.context, None, operations.message()).await;

@@ -2,7 +2,7 @@
 //!
 //! Looking results up before, and recording them after, is done by the executors around this one.
 
-use crate::{Config, Need, Scheduler, Submission, Update};
+use crate::{Config, Need, Scheduler, Submission, Ticket, Update};
 use async_trait::async_trait;
 use mortar_model::{Context, Digest, Error, ExecuteRequest, Executor, Outcome, Platform, Progress, Result};
 use std::{sync::Arc, time::Duration};
@@ -39,16 +39,8 @@ impl QueueExecutor {
     pub fn new(scheduler: Scheduler, actions: Arc<dyn ActionSource>) -> Self {
         Self { scheduler, actions }
     }
-}
 
-#[async_trait]
-impl Executor for QueueExecutor {
-    async fn execute(
-        &self,
-        context: &Context,
-        request: ExecuteRequest,
-        progress: &dyn Progress,
-    ) -> Result<Outcome> {
+    async fn submit(&self, context: &Context, request: &ExecuteRequest) -> Result<Ticket> {
         let requirements = self.actions.action(context, request.action_digest).await?;
         check_timeout(request.action_digest, requirements.timeout, self.scheduler.config())?;
         // A request that skips the look-up may join what runs: that is an execution, not a cached result.
@@ -59,7 +51,20 @@ impl Executor for QueueExecutor {
             merge: !requirements.do_not_cache,
             need: requirements.need,
         };
-        let mut ticket = self.scheduler.submit(context.clone(), submission).await?;
+        self.scheduler.submit(context.clone(), submission).await
+    }
+}
+
+#[async_trait]
+impl Executor for QueueExecutor {
+    async fn execute(
+        &self,
+        context: &Context,
+        request: ExecuteRequest,
+        progress: &dyn Progress,
+    ) -> Result<Outcome> {
+        // In a box: what waits in the queue needs no room for it.
+        let mut ticket = Box::pin(self.submit(context, &request)).await?;
         loop {
             match ticket.next().await {
                 Update::Progress(stage, metadata) => progress.report(stage, &metadata),

@@ -27,6 +27,28 @@ impl InfrastructureLog {
         Self { next, blobs, clock }
     }
 
+    /// Adds the log to how it ended, where there is something to tell.
+    async fn conclude(&self, told: Told<'_>, end: Result<Outcome>) -> Result<Outcome> {
+        let (context, action) = (told.context, told.action);
+        match end {
+            Ok(mut outcome) if !told.setbacks.is_empty() => {
+                let log = self.keep(context, action, told.text(&ending(&outcome))).await;
+                outcome.server_logs.extend(log.map(|log| (NAME.to_owned(), log)));
+                Ok(outcome)
+            }
+            Err(error) if !told.setbacks.is_empty() || is_ours(&error) => {
+                // As clients are told it: the error itself may name local paths.
+                let status = mortar_wire::status::to_status(&error);
+                let ending = format!("the execution failed: {}", status.message());
+                Err(match self.keep(context, action, told.text(&ending)).await {
+                    Some(log) => error.with_log(NAME, log),
+                    None => error,
+                })
+            }
+            end => end,
+        }
+    }
+
     /// Stores the log. Where that fails, the execution ends as it would have.
     async fn keep(&self, context: &Context, action: Digest, text: String) -> Option<LogFile> {
         let digest = Digest::of(action.function(), text.as_bytes());
@@ -57,23 +79,8 @@ impl Executor for InfrastructureLog {
         }
         let setbacks = history.setbacks.into_inner().all;
         let told = Told { context, action, begun, setbacks: &setbacks, over: self.clock.wall() };
-        match end {
-            Ok(mut outcome) if !setbacks.is_empty() => {
-                let log = self.keep(context, action, told.text(&ending(&outcome))).await;
-                outcome.server_logs.extend(log.map(|log| (NAME.to_owned(), log)));
-                Ok(outcome)
-            }
-            Err(error) if !setbacks.is_empty() || is_ours(&error) => {
-                // As clients are told it: the error itself may name local paths.
-                let status = mortar_wire::status::to_status(&error);
-                let ending = format!("the execution failed: {}", status.message());
-                Err(match self.keep(context, action, told.text(&ending)).await {
-                    Some(log) => error.with_log(NAME, log),
-                    None => error,
-                })
-            }
-            end => end,
-        }
+        // In a box: what waits in the queue needs no room for it.
+        Box::pin(self.conclude(told, end)).await
     }
 }
 

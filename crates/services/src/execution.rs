@@ -137,7 +137,8 @@ impl Telling {
         self.told = true;
         let state = self.watch.states.borrow_and_update().clone();
         let operation = &self.watch.operation;
-        let message = whole(operation, &state, &operation.hints, self.blobs.as_ref()).await;
+        // In a box: a stream that waits needs no room for it.
+        let message = Box::pin(whole(operation, &state, &operation.hints, self.blobs.as_ref())).await;
         let over = message.done;
         (message, (!over).then_some(self))
     }

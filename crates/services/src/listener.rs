@@ -39,8 +39,9 @@ const LEAST_CONNECTION_WINDOW: u32 = 256 << 10;
 const ALL_WINDOWS: u32 = 32 << 20;
 const FRAME: u32 = 256 << 10;
 const SEND_BUFFER: usize = 256 << 10;
-/// Streams that one connection may have open; each client connection of Bazel uses up to 100.
-const STREAMS: u32 = 4_096;
+/// Streams that one connection may have open; each client connection of Bazel uses up to 100, and a companion has two
+/// connections for all its clients.
+const STREAMS: u32 = 16_384;
 /// How often a silent connection is asked whether it still lives, and how long it may take to say so.
 const KEEP_ALIVE: Duration = Duration::from_secs(30);
 const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(20);

@@ -28,13 +28,23 @@ pub fn get(address: &str, path: &str) -> Result<Answer> {
 
 /// Any other method.
 pub fn request(address: &str, method: &str, path: &str, body: &[u8]) -> Result<Answer> {
+    send(address, method, path, "", body)
+}
+
+/// What Bazel sends: its cache takes the values of `/ac/` of nobody else for action results.
+pub fn bazel(address: &str, method: &str, path: &str, body: &[u8]) -> Result<Answer> {
+    send(address, method, path, "User-Agent: bazel/4.2.3\r\n", body)
+}
+
+/// `more` holds whole lines of the head.
+fn send(address: &str, method: &str, path: &str, more: &str, body: &[u8]) -> Result<Answer> {
     let mut stream = TcpStream::connect(address).with_context(|| format!("cannot connect to {address}"))?;
     stream.set_read_timeout(Some(LIMIT))?;
     stream.set_write_timeout(Some(LIMIT))?;
     let length = body.len();
     write!(
         stream,
-        "{method} {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\nContent-Length: {length}\r\n\r\n"
+        "{method} {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n{more}Content-Length: {length}\r\n\r\n"
     )?;
     stream.write_all(body)?;
     let mut answer = Vec::new();

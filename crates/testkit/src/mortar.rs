@@ -67,6 +67,11 @@ impl Mortar {
         &self.address
     }
 
+    /// The process id.
+    pub fn id(&self) -> u32 {
+        self.running.id()
+    }
+
     /// `grpc://HOST:PORT`
     pub fn grpc(&self) -> String {
         format!("grpc://{}", self.address)
@@ -75,11 +80,6 @@ impl Mortar {
     /// `http://HOST:PORT`
     pub fn http(&self) -> String {
         format!("http://{}", self.address)
-    }
-
-    /// The process id.
-    pub fn id(&self) -> u32 {
-        self.running.id()
     }
 
     /// `kill -9`.

@@ -13,6 +13,7 @@ pub mod inputs_follow;
 pub mod journal;
 pub mod lease;
 mod merkle;
+mod message_codec;
 pub mod metadata;
 pub mod resource;
 mod result;
@@ -30,6 +31,7 @@ pub use digest::{
 };
 pub use execution::{execute_response, outcome_of, stage_to_wire};
 pub use merkle::{decode_directory, decode_tree, directory_from_wire, encode_directory, encode_tree};
+pub use message_codec::MessageCodec;
 pub use result::{metadata_from_wire, metadata_to_wire, result_from_wire, result_to_wire};
 pub use time::{duration_from_wire, duration_to_wire, timestamp_from_wire, timestamp_to_wire};
 

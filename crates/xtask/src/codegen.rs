@@ -53,6 +53,7 @@ fn generate(protos: &Path, out: &Path) -> anyhow::Result<()> {
         .out_dir(out)
         .bytes(".")
         .generate_default_stubs(true)
+        .codec_path("crate::MessageCodec")
         .compile_fds(descriptors)
         .context("code generation failed")
 }

@@ -5,6 +5,7 @@ mod codegen;
 mod conformance;
 mod demo;
 mod fuzz;
+mod loadbench;
 mod netbench;
 mod release;
 mod setup;
@@ -28,6 +29,8 @@ enum Command {
     Conformance(conformance::Arguments),
     /// Feed parsers mutated input: zstd frames, seek tables, resource names.
     Fuzz(fuzz::Arguments),
+    /// Measure what a companion adds to calls, its start, its large reads, and the memory of streams that wait, as tables.
+    Loadbench(loadbench::Arguments),
     /// Measure a real Bazel over slow networks, alone and with the companion, as tables.
     Netbench(netbench::Arguments),
     /// Install what the tests need: Debian packages, Bazel 2.1.0, BuildStream, Debian sources.
@@ -44,6 +47,7 @@ fn main() -> anyhow::Result<()> {
         Command::Codegen { check } => codegen::run(check),
         Command::Conformance(arguments) => conformance::run(&arguments),
         Command::Fuzz(arguments) => fuzz::run(&arguments),
+        Command::Loadbench(arguments) => loadbench::run(&arguments),
         Command::Netbench(arguments) => netbench::run(&arguments),
         Command::Setup => setup::run(),
         Command::Demo => demo::run(),

@@ -3,7 +3,7 @@
 use super::{
     blobs::keep,
     load::{Done, Failure, Load, Worker},
-    target::{Target, describe},
+    target::{Client, Target, describe},
 };
 use anyhow::{Context, Result, anyhow};
 use bytes::Bytes;
@@ -32,13 +32,14 @@ pub(super) struct Put {
 
 /// A result with one output file, for a new action each time.
 pub(super) async fn put(target: &Target) -> Prepared {
-    Ok(Arc::new(prepare_put(target).await?))
+    Ok(Arc::new(prepare_put(target.client(0), target).await?))
 }
 
-pub(super) async fn prepare_put(target: &Target) -> Result<Put> {
+/// `client` writes the file that the results name.
+pub(super) async fn prepare_put(client: Client, target: &Target) -> Result<Put> {
     let function = target.settings.function;
     let output = target.mint(OUTPUT).blob(&mut super::content::Random::new()).into_bytes();
-    let digests = keep(target, vec![output]).await?;
+    let digests = keep(client, target, vec![output]).await?;
     let files = digests.into_iter().map(|digest| OutputFile {
         path: "out".into(),
         digest,
@@ -83,20 +84,24 @@ pub(super) async fn get(target: &Target) -> Prepared {
 }
 
 pub(super) async fn prepare_get(target: &Target) -> Result<Get> {
-    let (put, mut random) = (prepare_put(target).await?, super::content::Random::new());
+    let (put, mut random) = (prepare_put(target.filler(0), target).await?, super::content::Random::new());
     let mut requests = Vec::with_capacity(RESULTS);
     for number in 0..RESULTS {
         let action = random.digest(put.function);
-        let kept = target.client(number).actions.update_action_result(put.request(action)).await;
+        let kept = target.filler(number).actions.update_action_result(put.request(action)).await;
         kept.map_err(|status| anyhow!(describe(&status))).context("writing what is to be looked up")?;
-        requests.push(reapi::GetActionResultRequest {
-            instance_name: target.instance(),
-            action_digest: Some(digest_to_wire(action)),
-            digest_function: target.function(),
-            ..Default::default()
-        });
+        requests.push(get_request(target, action));
     }
     Ok(Get(requests))
+}
+
+fn get_request(target: &Target, action: Digest) -> reapi::GetActionResultRequest {
+    reapi::GetActionResultRequest {
+        instance_name: target.instance(),
+        action_digest: Some(digest_to_wire(action)),
+        digest_function: target.function(),
+        ..Default::default()
+    }
 }
 
 #[tonic::async_trait]
@@ -104,6 +109,51 @@ impl Load for Get {
     async fn call(&self, worker: &mut Worker) -> Result<Done, Failure> {
         let request = self.0[worker.random.below(self.0.len())].clone();
         worker.client.actions.get_action_result(request).await?;
+        Ok(Done { items: 1, bytes: 0 })
+    }
+}
+
+/// Look-ups of results that were written just before, or that nobody has.
+struct GetNew {
+    put: Option<(Put, Client)>,
+    request: reapi::GetActionResultRequest,
+    function: DigestFunction,
+}
+
+/// A look-up of a result that was written just before.
+pub(super) async fn get_new(target: &Target) -> Prepared {
+    let put = Some((prepare_put(target.filler(0), target).await?, target.filler(0)));
+    Ok(Arc::new(GetNew { put, ..get_none(target) }))
+}
+
+/// A look-up of a result that nobody has.
+pub(super) async fn get_missing(target: &Target) -> Prepared {
+    Ok(Arc::new(get_none(target)))
+}
+
+fn get_none(target: &Target) -> GetNew {
+    let function = target.settings.function;
+    let request = get_request(target, Digest::empty(function));
+    GetNew { put: None, request, function }
+}
+
+#[tonic::async_trait]
+impl Load for GetNew {
+    async fn call(&self, worker: &mut Worker) -> Result<Done, Failure> {
+        let action = worker.random.digest(self.function);
+        if let Some((put, filler)) = &self.put {
+            filler.actions.clone().update_action_result(put.request(action)).await?;
+        }
+        let request = reapi::GetActionResultRequest {
+            action_digest: Some(digest_to_wire(action)),
+            ..self.request.clone()
+        };
+        worker.start_clock();
+        match worker.client.actions.get_action_result(request).await {
+            Ok(_) => {}
+            Err(status) if status.code() == Code::NotFound && self.put.is_none() => {}
+            Err(status) => return Err(status.into()),
+        }
         Ok(Done { items: 1, bytes: 0 })
     }
 }
@@ -128,21 +178,30 @@ pub(super) async fn execute(target: &Target) -> Prepared {
     }
     // A hundred or so at a time stay below any limit.
     for part in blobs.chunks(100) {
-        keep(target, part.to_vec()).await?;
+        keep(target.client(0), target, part.to_vec()).await?;
     }
     Ok(Arc::new(Execute(requests)))
 }
 
 /// The Command and the Action message of a worker.
 fn no_op(target: &Target, worker: usize) -> (Bytes, Bytes) {
+    messages(target, vec!["/bin/true".into()], worker.to_string(), Duration::from_secs(60))
+}
+
+/// Those of an action that sleeps for an hour.
+pub(super) fn sleeper(target: &Target, which: String) -> (Bytes, Bytes) {
+    messages(target, vec!["/bin/sleep".into(), "3600".into()], which, Duration::from_secs(7_200))
+}
+
+fn messages(target: &Target, arguments: Vec<String>, which: String, timeout: Duration) -> (Bytes, Bytes) {
     let function = target.settings.function;
     let platform = match target.settings.exec_properties.as_slice() {
         [] => None,
         properties => Some(Platform::new(properties.iter().cloned())),
     };
     let command = encode_command(&Command {
-        arguments: vec!["/bin/true".into()],
-        environment: vec![("MORTAR_BENCH_WORKER".into(), worker.to_string())],
+        arguments,
+        environment: vec![("MORTAR_BENCH_WORKER".into(), which)],
         outputs: Outputs::default(),
         platform: platform.clone(),
         ..Command::default()
@@ -150,7 +209,7 @@ fn no_op(target: &Target, worker: usize) -> (Bytes, Bytes) {
     let action = encode_action(&Action {
         command_digest: Digest::of(function, &command),
         input_root_digest: Digest::of(function, &encode_directory(&Directory::default())),
-        timeout: Some(Duration::from_secs(60)),
+        timeout: Some(timeout),
         do_not_cache: true,
         platform,
     });

@@ -180,6 +180,27 @@ pub(super) async fn read_small(target: &Target) -> Prepared {
     stream_read(target, SMALL, KEPT.0).await
 }
 
+/// A blob of 64 KiB that was written just before.
+pub(super) async fn read_new(target: &Target) -> Prepared {
+    let (writing, filler) = (stream_write(target, SMALL), target.filler(0));
+    Ok(Arc::new(ReadNew { writing, filler }))
+}
+
+struct ReadNew {
+    writing: StreamWrite,
+    filler: Client,
+}
+
+#[tonic::async_trait]
+impl Load for ReadNew {
+    async fn call(&self, worker: &mut Worker) -> Result<Done, Failure> {
+        let digest = self.writing.send(&mut self.filler.clone(), &mut worker.random).await?;
+        let name = Resource::read_name(&self.writing.instance, digest);
+        worker.start_clock();
+        StreamRead { names: vec![name], size: SMALL }.call(worker).await
+    }
+}
+
 /// Two blobs of the large size, in any order.
 pub(super) async fn read_large(target: &Target) -> Prepared {
     stream_read(target, target.settings.large_size, KEPT.1).await
@@ -189,7 +210,7 @@ async fn stream_read(target: &Target, size: usize, count: usize) -> Prepared {
     let (writing, mut random) = (stream_write(target, size), Random::new());
     let mut names = Vec::with_capacity(count);
     for number in 0..count {
-        let digest = writing.send(&mut target.client(number), &mut random).await;
+        let digest = writing.send(&mut target.filler(number), &mut random).await;
         let digest =
             digest.map_err(|status| anyhow!(describe(&status))).context("writing what is to be read")?;
         names.push(Resource::read_name(&target.settings.instance, digest));
@@ -254,13 +275,13 @@ async fn keep_batched(target: &Target, mint: &Mint, count: usize) -> Result<Vec<
     let mut request = update_request(target);
     let (digests, requests) = entries(mint, count, &mut Random::new());
     request.requests = requests;
-    let sent = send_batch(&mut target.client(0), request).await;
+    let sent = send_batch(&mut target.filler(0), request).await;
     sent.map_err(|status| anyhow!(describe(&status))).context("writing what is to be found")?;
     Ok(digests)
 }
 
 /// Writes blobs that a scenario wants to be there, of any content.
-pub(super) async fn keep(target: &Target, blobs: Vec<Bytes>) -> Result<Vec<Digest>> {
+pub(super) async fn keep(mut client: Client, target: &Target, blobs: Vec<Bytes>) -> Result<Vec<Digest>> {
     let mut request = update_request(target);
     let digests: Vec<_> = blobs.iter().map(|bytes| Digest::of(target.settings.function, bytes)).collect();
     let entry = |(digest, data): (&Digest, Bytes)| {
@@ -268,7 +289,7 @@ pub(super) async fn keep(target: &Target, blobs: Vec<Bytes>) -> Result<Vec<Diges
         reapi::batch_update_blobs_request::Request { digest, data, compressor: 0 }
     };
     request.requests = digests.iter().zip(blobs).map(entry).collect();
-    let sent = send_batch(&mut target.client(0), request).await;
+    let sent = send_batch(&mut client, request).await;
     sent.map_err(|status| anyhow!(describe(&status))).context("writing the blobs of the actions")?;
     Ok(digests)
 }

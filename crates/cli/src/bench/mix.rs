@@ -27,14 +27,15 @@ pub(super) async fn mix(target: &Target) -> Result<Arc<dyn Load>> {
     let writes: Vec<_> = SIZES.map(|size| blobs::stream_write(target, size)).into();
     let (mut reads, mut random) = (Vec::new(), Random::new());
     for number in 0..KEPT * SIZES.len() {
-        let sent = writes[number % SIZES.len()].send(&mut target.client(number), &mut random).await;
+        let sent = writes[number % SIZES.len()].send(&mut target.filler(number), &mut random).await;
         let digest =
             sent.map_err(|status| anyhow!(describe(&status))).context("writing what is to be read")?;
         reads.push((digest, blobs::StreamRead::of(target, digest)));
     }
     let present = reads.iter().map(|(digest, _)| *digest).collect();
     let find = blobs::FindMissing::of(target, present, ASKED);
-    let (put, get) = (actions::prepare_put(target).await?, actions::prepare_get(target).await?);
+    let (put, get) =
+        (actions::prepare_put(target.client(0), target).await?, actions::prepare_get(target).await?);
     Ok(Arc::new(Mix { writes, reads, find, put, get }))
 }
 

@@ -3,7 +3,8 @@
 //! A scenario prepares what it needs, then repeats one call from a number of workers until its time is over. The calls
 //! go through the generated clients, not through `mortar-remote`: what the client costs is small, the same for every
 //! server, and reported as `client_cpu_seconds`. What to measure is in `scenarios`, how in `load`, what is printed in `report`
-//! and `rows`. `mortar bench store DIR` (module `store`) does the same without a network.
+//! and `rows`. `mortar bench store DIR` (module `store`) does the same without a network, `mortar bench streams URL` (module
+//! `streams`) looks at memory instead of time.
 
 mod actions;
 mod blobs;
@@ -19,6 +20,7 @@ mod rows;
 mod scenarios;
 mod sizes;
 mod store;
+mod streams;
 mod target;
 
 use crate::units::{Size, Span};
@@ -42,6 +44,9 @@ pub struct Args {
     /// How often each server has its turn where two are compared.
     #[arg(long, value_name = "NUMBER", default_value_t = 5, value_parser = clap::value_parser!(u16).range(1..))]
     rounds: u16,
+    /// Write what is read in scenarios to this server instead, such as to the upstream of a companion that is measured.
+    #[arg(long, value_name = "URL")]
+    fill: Option<String>,
     /// The process id of the server, if it is on this machine, to tell its processor time.
     #[arg(long, value_name = "PID")]
     server_pid: Option<u32>,
@@ -68,6 +73,8 @@ pub struct Args {
 enum Other {
     /// Measure a store in this process, without a network.
     Store(Box<store::Args>),
+    /// Hold many executions that wait, and tell what memory that takes.
+    Streams(streams::Args),
 }
 
 /// Flags about the load, the same for servers and for stores.
@@ -100,6 +107,8 @@ struct LoadFlags {
 #[derive(Debug)]
 struct Settings {
     url: String,
+    /// Where that is written which is read; none if there.
+    fill: Option<String>,
     duration: Duration,
     concurrency: usize,
     connections: usize,
@@ -114,8 +123,10 @@ struct Settings {
 
 /// Runs the scenarios and prints the report. Fails if the server goes away, refuses, or if a single call failed.
 pub async fn run(args: Args) -> anyhow::Result<()> {
-    if let Some(Other::Store(args)) = args.other {
-        return store::run(*args).await;
+    match args.other {
+        Some(Other::Store(args)) => return store::run(*args).await,
+        Some(Other::Streams(args)) => return streams::run(args).await,
+        None => {}
     }
     let chosen = scenarios::choose(&args.load.scenarios)?;
     let url = args.url.clone().expect("clap demands a URL or a subcommand");
@@ -154,6 +165,7 @@ fn settings(args: &Args, url: String, server_pid: Option<u32>) -> anyhow::Result
     let load = &args.load;
     Ok(Settings {
         url,
+        fill: args.fill.clone(),
         duration: load.duration()?,
         concurrency: load.concurrency.into(),
         connections: args.connections.into(),

@@ -24,7 +24,8 @@ the `ratio` to it) and `against` (with --against: `figures` of the other server 
 over the other's: `median`, `min`, `max` and each of the `rounds`).
 
 Reads count what arrives and do not hash it. Blobs are new, but those of one size share all but their last \
-64 bytes: a server that stores chunks of blobs once has less to write. The scenario `mix` has the calls and the sizes of \
+64 bytes: a server that stores chunks of blobs once has less to write. What scenarios that end in `-new` look up or read \
+was written just before, to the server after --fill if there is one: of these, the times of calls tell more than their rate. The scenario `mix` has the calls and the sizes of \
 blobs of a build of abseil by Bazel.";
 
 #[derive(Serialize)]

@@ -62,10 +62,13 @@ scenarios! {
     "batch-read", "blobs", Cache, blobs::batch_read;
     "stream-write-small", "blobs", Cache, blobs::write_small;
     "stream-read-small", "blobs", Cache, blobs::read_small;
+    "stream-read-new", "blobs", Cache, blobs::read_new;
     "stream-write-large", "blobs", LargeBlobs, blobs::write_large;
     "stream-read-large", "blobs", LargeBlobs, blobs::read_large;
     "action-put", "results", Cache, actions::put;
     "action-get", "results", Cache, actions::get;
+    "action-get-new", "results", Cache, actions::get_new;
+    "action-get-missing", "results", Cache, actions::get_missing;
     "mix", "calls", Cache, mix::mix;
     "execute", "actions", Execution, actions::execute;
 }

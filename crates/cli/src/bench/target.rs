@@ -19,6 +19,8 @@ const FIRST_ANSWER: Duration = Duration::from_secs(10);
 pub(super) struct Target {
     pub(super) settings: Settings,
     pub(super) clients: Vec<Client>,
+    /// Of the server to which that is written which is read; those above, if there is no other.
+    filling: Vec<Client>,
     /// Bytes of content that a batch may hold.
     pub(super) max_batch: usize,
     pub(super) executes: bool,
@@ -47,8 +49,12 @@ impl Client {
 impl Target {
     /// Connects, each connection with a question of its own, so that no scenario pays for it.
     pub(super) async fn reach(settings: Settings) -> Result<Self> {
-        let endpoint: Endpoint = settings.url.parse()?;
         let options = Options { connect_timeout: Duration::from_secs(5), ..Options::default() };
+        let filling = match &settings.fill {
+            Some(url) => vec![Client::new(&url.parse::<Endpoint>()?.channel(&options))],
+            None => Vec::new(),
+        };
+        let endpoint: Endpoint = settings.url.parse()?;
         let mut clients = Vec::with_capacity(settings.connections);
         let mut capabilities = reapi::ServerCapabilities::default();
         for _ in 0..settings.connections {
@@ -67,6 +73,7 @@ impl Target {
         );
         let max_batch = usize::try_from(cache.max_batch_total_size_bytes).ok().filter(|max| *max > 0);
         Ok(Self {
+            filling: if filling.is_empty() { clients.clone() } else { filling },
             clients,
             max_batch: max_batch.unwrap_or(usize::MAX).min(4 << 20),
             executes: capabilities.execution_capabilities.is_some_and(|execution| execution.exec_enabled),
@@ -77,6 +84,11 @@ impl Target {
     /// A client for a worker.
     pub(super) fn client(&self, worker: usize) -> Client {
         self.clients[worker % self.clients.len()].clone()
+    }
+
+    /// A client that writes what is to be read.
+    pub(super) fn filler(&self, number: usize) -> Client {
+        self.filling[number % self.filling.len()].clone()
     }
 
     /// Makes blobs of this size.

@@ -38,7 +38,7 @@ async fn every_scenario_of_a_cache_has_figures() {
         );
         assert!(report["cores"].as_u64() > Some(0));
         let scenarios = report["scenarios"].as_array().unwrap();
-        assert_eq!(scenarios.len(), 12);
+        assert_eq!(scenarios.len(), 15);
         for scenario in scenarios {
             assert!(scenario["skipped"].is_null() && scenario["errors"] == 0, "{scenario}");
             assert!(
@@ -105,6 +105,40 @@ async fn two_servers_are_compared_in_turn() {
     for head in ["against", "this machine", "CPU s/GB", "of limit", "ratio"] {
         assert!(table.contains(head), "`{head}` is not in\n{table}");
     }
+}
+
+/// What is read was written to another server, of which the first one is a companion.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_read_may_be_elsewhere() {
+    let (first, second) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let behind = crate::serve("127.0.0.1:0", first.path()).await;
+    let alone = crate::serve("127.0.0.1:0", second.path()).await;
+    let flags =
+        ["--duration=20ms", "--concurrency=1", "--scenarios=action-get,stream-read", "--fill", &behind];
+    let output = bench(&[&[&*behind], &flags[..]].concat()).await;
+    assert!(output.status.success(), "{}", said(&output));
+    let output = bench(&[&[&*alone], &flags[..]].concat()).await;
+    assert!(!output.status.success() && said(&output).contains("not found"), "{}", said(&output));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn streams_that_wait_are_held() {
+    let directory = tempfile::tempdir().unwrap();
+    let process = std::process::id().to_string();
+    for flag in [None, Some("--same-action")] {
+        // New each time: for a while after its start, actions wait for workers to come.
+        let place = directory.path().join(flag.unwrap_or("--own-actions"));
+        let url = crate::serve("127.0.0.1:0", &place).await;
+        let arguments =
+            ["streams", &url, "--streams=300", "--connections=3", "--hold=0s", "--json", "--pid", &process];
+        let output = bench(&arguments.into_iter().chain(flag).collect::<Vec<_>>()).await;
+        assert!(output.status.success(), "{}", said(&output));
+        let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+        assert_eq!((report["streams"].as_u64(), report["ended"].as_u64()), (Some(300), Some(0)));
+        assert!(report["processes"][0]["bytes_per_stream"].is_number(), "{report}");
+    }
+    let output = bench(&["streams", &crate::executing::cache_alone(directory.path()).await]).await;
+    assert!(said(&output).contains("executes nothing"), "{}", said(&output));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -6,10 +6,12 @@
 
 mod encoded;
 mod far;
+mod hashes;
 mod uploads;
 
 pub(crate) use encoded::Encoded;
 pub(crate) use far::Far;
+pub(crate) use hashes::Hashes;
 pub(crate) use uploads::Uploads;
 
 use crate::{debts::Debts, upstream::Upstreams};

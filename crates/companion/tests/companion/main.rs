@@ -5,9 +5,12 @@
 mod access;
 mod away;
 mod executions;
+mod expiries;
+mod front;
 mod http;
 mod known;
 mod lives;
+mod many;
 mod owed;
 mod resumed;
 mod upstream;

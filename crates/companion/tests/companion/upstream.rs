@@ -53,54 +53,65 @@ pub struct Upstream {
 
 /// What was asked, and what is done about it.
 #[derive(Clone, Default)]
-pub struct Watch(
-    Arc<Mutex<(Vec<Asked>, Mood, bool)>>,
-    Arc<Mutex<Vec<Digest>>>,
-    Arc<Mutex<Vec<(ActionKey, u64)>>>,
-);
+pub struct Watch {
+    state: Arc<Mutex<(Vec<Asked>, Mood, bool)>>,
+    cached: Arc<Mutex<Vec<Digest>>>,
+    sizes: Arc<Mutex<Vec<(ActionKey, u64)>>>,
+    holds: Arc<tokio::sync::watch::Sender<bool>>,
+}
 
 impl Watch {
     /// What it was asked since this was called last.
     pub fn asked(&self) -> Vec<Asked> {
-        std::mem::take(&mut self.0.lock().0)
+        std::mem::take(&mut self.state.lock().0)
     }
 
     /// Whether it was asked this since then.
     pub fn has(&self, asked: &Asked) -> bool {
-        self.0.lock().0.contains(asked)
+        self.state.lock().0.contains(asked)
     }
 
     pub fn set_mood(&self, mood: Mood) {
-        self.0.lock().1 = mood;
+        self.state.lock().1 = mood;
     }
 
     /// From now on this action is one that somebody else had executed before.
     pub fn answer_as_cached(&self, action: Digest) {
-        self.1.lock().push(action);
+        self.cached.lock().push(action);
     }
 
     /// The sizes of actions that it was told with look-ups and results, since this was called last.
     pub fn sizes(&self) -> Vec<(ActionKey, u64)> {
-        std::mem::take(&mut self.2.lock())
+        std::mem::take(&mut self.sizes.lock())
     }
 
     fn note_size(&self, context: &Context, key: ActionKey) {
-        self.2.lock().extend(context.digest_of(key).map(|action| (key, action.size())));
+        self.sizes.lock().extend(context.digest_of(key).map(|action| (key, action.size())));
     }
 
     /// Says that it takes no results.
     pub fn forbid_updates(&self) {
-        self.0.lock().2 = true;
+        self.state.lock().2 = true;
+    }
+
+    /// While this is so, nothing that is executed ends.
+    pub fn hold(&self, hold: bool) {
+        self.holds.send_replace(hold);
+    }
+
+    async fn let_go(&self) {
+        // The sender lives as long as `self`.
+        let _ = self.holds.subscribe().wait_for(|hold| !hold).await;
     }
 
     fn note(&self, asked: Asked) -> Result<()> {
         self.admit(&asked)?;
-        self.0.lock().0.push(asked);
+        self.state.lock().0.push(asked);
         Ok(())
     }
 
     fn admit(&self, asked: &Asked) -> Result<()> {
-        let state = self.0.lock();
+        let state = self.state.lock();
         let is_result = matches!(asked, Asked::Put(_) | Asked::PutTooEarly(_));
         let writes = is_result || matches!(asked, Asked::Wrote(_));
         let refused = match state.1 {
@@ -275,6 +286,7 @@ impl Executor for Watched {
         progress: &dyn Progress,
     ) -> Result<Outcome> {
         self.watch.note(Asked::Executed(request.action_digest))?;
+        self.watch.let_go().await;
         if context.inputs_follow.is_some() {
             while !self.is_whole(request.action_digest).await {
                 tokio::time::sleep(Duration::from_millis(5)).await;
@@ -299,7 +311,7 @@ impl Executor for Watched {
         let result = ActionResult { files: vec![file], stdout_digest, ..ActionResult::default() };
         Ok(Outcome {
             result,
-            cached: self.watch.1.lock().contains(&request.action_digest),
+            cached: self.watch.cached.lock().contains(&request.action_digest),
             termination: Termination::Exited,
             message: String::new(),
             server_logs: Vec::new(),
@@ -311,6 +323,6 @@ impl Executor for Watched {
 impl Offers for Watched {
     async fn offer(&self, _: &Context) -> Result<Offer> {
         let functions = mortar_model::DigestFunction::ALL.to_vec();
-        Ok(Offer { executes: true, updates: !self.watch.0.lock().2, functions })
+        Ok(Offer { executes: true, updates: !self.watch.state.lock().2, functions })
     }
 }

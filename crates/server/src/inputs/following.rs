@@ -48,7 +48,8 @@ impl Executor for Following {
             return self.next.execute(context, request, progress).await;
         };
         let context = Context { inputs_follow: None, ..context.clone() };
-        let next = match self.gather(&context, request.action_digest, follow).await? {
+        // In a box: what waits in the queue afterwards needs no room for it.
+        let next = match Box::pin(self.gather(&context, request.action_digest, follow)).await? {
             Gathered::AtOnce => &self.next,
             Gathered::Later => &self.after_waiting,
         };

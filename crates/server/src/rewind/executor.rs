@@ -37,11 +37,12 @@ impl Rewinder {
                 Ok(outcome) => return Ok(outcome),
                 Err(error) => error,
             };
-            let lost = self.lost_inputs(context, request.action_digest, &error).await?;
+            // In boxes: what waits in the queue needs no room for them.
+            let lost = Box::pin(self.lost_inputs(context, request.action_digest, &error)).await?;
             if lost.is_empty() || tries == TRIES {
                 return Err(error);
             }
-            self.remake_inputs(context, lost, demand).await?;
+            Box::pin(self.remake_inputs(context, lost, demand)).await?;
             tries += 1;
         }
     }
