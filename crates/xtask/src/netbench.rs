@@ -5,6 +5,7 @@
 //! side of it. [`workload`] is what is built, [`scenarios`] in which order and over which networks, [`report`] what is
 //! printed. A build that does not do what its row says (a hit that is none, say) ends the whole with an error.
 
+mod lost;
 mod report;
 mod scenarios;
 mod site;
@@ -39,7 +40,10 @@ pub struct Arguments {
     /// The genrules of `lookups` [default: 2000].
     #[arg(long, value_name = "N")]
     lookups: Option<u32>,
-    /// Bazel's --jobs.
+    /// The genrules of `lost` [default: 100].
+    #[arg(long, value_name = "N")]
+    lost: Option<u32>,
+    /// Bazel's --jobs, but in `lost`.
     #[arg(long, value_name = "N", default_value_t = 8)]
     jobs: u32,
 }
@@ -57,6 +61,8 @@ pub(crate) enum Scenario {
     Outputs,
     /// Very many cached actions at 0 and at 100 ms.
     Lookups,
+    /// Actions whose server is lost in the midst, against a build without one.
+    Lost,
 }
 
 /// How much of everything.
@@ -66,6 +72,7 @@ struct Sizes {
     actions: u32,
     outputs: u32,
     lookups: u32,
+    lost: u32,
     jobs: u32,
 }
 
@@ -87,6 +94,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         actions: size(arguments.actions, 200, 20),
         outputs: size(arguments.outputs, scenarios::OUTPUTS, 500),
         lookups: size(arguments.lookups, scenarios::LOOKUPS, 100),
+        lost: size(arguments.lost, lost::LOST, 20),
         jobs: arguments.jobs,
     };
     let asked = match arguments.only.as_slice() {

@@ -1,7 +1,7 @@
 //! Which builds are measured, in which order and over which networks.
 
 use super::{
-    Scenario, Sizes,
+    Scenario, Sizes, lost,
     report::{Between, Kind, Row, Table},
     say,
     site::{Expected, Site, Way},
@@ -28,12 +28,13 @@ pub(super) fn measure(scenario: Scenario, program: &Path, sizes: Sizes) -> Resul
         is_whole: match scenario {
             Scenario::Outputs => sizes.outputs >= OUTPUTS,
             Scenario::Lookups => sizes.lookups >= LOOKUPS,
-            Scenario::Mixed | Scenario::Actions | Scenario::Chain => true,
+            Scenario::Mixed | Scenario::Actions | Scenario::Chain | Scenario::Lost => true,
         },
         table: Table::new(title, about),
     };
     let networks = if sizes.quick { vec![trips(0), trips(50)] } else { all_networks() };
     match scenario {
+        Scenario::Lost => lost::measure(program, sizes),
         Scenario::Mixed => {
             let about = "The mixed workspace of the tests: genrules, a chain of five, C++, shell, Python, rules with \
                          directories, one output of 5 MB of one letter, which compresses to next to nothing.";

@@ -38,6 +38,15 @@ pub(super) fn independent(count: u32) -> Result<Bazel> {
     made(&[("BUILD", &build)])
 }
 
+/// Genrules that need nothing of each other, each with this command.
+pub(super) fn commands(count: u32, command: &str) -> Result<Bazel> {
+    let mut build = String::new();
+    for number in 0..count {
+        rule(&mut build, number, "", command)?;
+    }
+    made(&[("BUILD", &build)])
+}
+
 /// Small genrules each of which needs the one before.
 pub(super) fn chain(count: u32) -> Result<Bazel> {
     let mut build = String::new();
