@@ -26,6 +26,8 @@ const GONE: u8 = 2;
 const BATCH: usize = 4_096;
 /// A file with fewer records is not written anew.
 const FEW: usize = 20_000;
+/// Bytes of most records.
+const RECORD: usize = 1 + 2 + 41 + 8 + 4;
 
 pub(super) struct Book {
     path: PathBuf,
@@ -46,7 +48,8 @@ impl Book {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Bytes::new(),
             Err(error) => return Err(failed(error)),
         };
-        let (mut scopes, mut known, mut records) = (Vec::new(), Known::new(), 0);
+        let (mut scopes, mut known) = (Vec::new(), Known::with_capacity(bytes.len() / RECORD));
+        let mut records = 0;
         let mut whole = bytes.starts_with(HEADER);
         if whole {
             let mut rest = bytes.slice(HEADER.len()..);
