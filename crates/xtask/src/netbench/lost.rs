@@ -117,7 +117,9 @@ impl Bench<'_> {
         let returned = Instant::now();
         site.companion.wait_for_log("is used again", LIMIT)?;
         let back = returned.elapsed().as_secs_f64();
+        let began = Instant::now();
         site.ask(self.program, &["flush"])?;
+        let sample = Sample { flush: Some(began.elapsed()), ..sample };
         let told = site.told()?;
         ensure!(told == 2, "{told} lines tell of the loss and of its end");
         Ok((sample, back))
