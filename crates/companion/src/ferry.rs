@@ -138,6 +138,9 @@ impl Ferry {
                     Err(error) => sent.push((digest, Err(Arc::new(error)))),
                 }
             }
+            if blobs.is_empty() {
+                return sent;
+            }
             match upstream.write_batch(context, &blobs).await {
                 Ok(written) => {
                     let each = blobs.iter().zip(written);

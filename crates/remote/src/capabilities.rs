@@ -70,6 +70,11 @@ impl Remote {
     pub async fn takes_inputs_later(&self, context: &Context) -> Result<bool> {
         self.0.settled_terms(context).await.map(|terms| terms.inputs_follow)
     }
+
+    /// The same as it was told before; none if nothing was.
+    pub fn is_known_to_take_inputs_later(&self) -> Option<bool> {
+        self.0.terms.get().map(|terms| terms.inputs_follow)
+    }
 }
 
 impl Inner {

@@ -74,8 +74,8 @@ const USUAL: &[(Trouble, Phase, Use)] = &[
     (Slow, Start, Execution),
     (Full, Work, Cache),
     (Full, LookUp, Execution),
-    (Stranger, Start, Cache),
-    (Stranger, Work, Execution),
+    (Stranger, Start, Execution),
+    (Stranger, Work, Cache),
 ];
 
 /// `MORTAR_TROUBLES`: with nothing in it, every trouble in every phase of every use; else those of them whose names it

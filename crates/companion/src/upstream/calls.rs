@@ -158,6 +158,10 @@ impl Upstream {
 
     /// Whether it waits for inputs that follow an execution. Who does not say so does not.
     pub async fn takes_inputs_later(&self, context: &Context) -> bool {
+        // Which says nothing of how it is now, and is no call.
+        if let Some(told) = self.link.is_known_to_take_inputs_later() {
+            return told;
+        }
         let there = self.context(context);
         let ask = Box::pin(self.link.takes_inputs_later(&there));
         self.call(&there, Call::LookUp, 0, ask).await.unwrap_or(false)

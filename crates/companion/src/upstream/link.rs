@@ -131,6 +131,14 @@ impl Link {
         }
     }
 
+    /// The same as it was told before; none if it has to be asked.
+    pub fn is_known_to_take_inputs_later(&self) -> Option<bool> {
+        match self {
+            Self::Grpc(remote) => remote.is_known_to_take_inputs_later(),
+            Self::Http(_) => Some(false),
+        }
+    }
+
     /// What it offers. A cache cannot tell: it is asked whether it is there, and takes what is put until it refuses that.
     pub async fn capabilities(&self, context: &Context) -> Result<Capabilities> {
         match self {
