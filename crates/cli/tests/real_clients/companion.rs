@@ -12,7 +12,7 @@ use mortar_testkit::{
 };
 use std::{path::Path, time::Duration};
 
-const LIMIT: Duration = Duration::from_secs(60);
+const LIMIT: Duration = Duration::from_secs(120);
 const LEASE: Duration = Duration::from_secs(3 * 3600);
 /// Some of every kind.
 const TARGETS: &[&str] = &["//cpp/...", "//gen/...", "//rules/...", "//shell/..."];
@@ -22,11 +22,23 @@ fn companion(directory: &Path, upstream: &str) -> Result<Mortar> {
 }
 
 /// What `mortar companion VERB` prints about a directory.
-fn ask(directory: &Path, verb: &[&str]) -> Result<String> {
+pub fn ask(directory: &Path, verb: &[&str]) -> Result<String> {
     let mut command = mortar::command(Path::new(MORTAR), "companion");
     let finished = process::run(command.args(verb).arg("--dir").arg(directory), LIMIT)?;
     ensure!(finished.status.success(), "{verb:?}: {}", finished.stderr);
     Ok(finished.stdout)
+}
+
+/// What it tells of itself.
+pub fn status(directory: &Path) -> Result<serde_json::Value> {
+    Ok(serde_json::from_str(&ask(directory, &["status", "--json"])?)?)
+}
+
+/// The worker of this machine is opened while the companion answers already.
+pub fn wait_for_local_worker(directory: &Path) -> Result<()> {
+    process::wait_until("the local worker is there", LIMIT, || {
+        Ok((!status(directory)?["local_worker"].is_null()).then_some(()))
+    })
 }
 
 #[test]
@@ -100,7 +112,7 @@ fn a_wrapper_starts_the_companion() -> Result<()> {
     bazel.clean()?;
     assert_all_cached(bazel.build(&[], &["//gen/..."])?.success()?);
     ask(directory.path(), &["flush"])?;
-    let status: serde_json::Value = serde_json::from_str(&ask(directory.path(), &["status", "--json"])?)?;
+    let status = status(directory.path())?;
     assert!(status["upstreams"][0]["sent_results"].as_u64() > Some(0), "{status}");
     ask(directory.path(), &["stop"]).map(drop)
 }

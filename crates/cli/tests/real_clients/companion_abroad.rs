@@ -1,28 +1,21 @@
 //! A companion before a server that is not Mortar, buildbox-casd: Bazel 4.2.3, which would refuse that server, builds with
 //! it as its cache.
 
-use crate::{MORTAR, assert_all_cached, assert_all_local};
-use anyhow::{Context, Result, ensure};
+use crate::{
+    MORTAR, assert_all_cached, assert_all_local,
+    companion::{ask, status},
+};
+use anyhow::{Context, Result};
 use mortar_testkit::{
     bazel::{Bazel, Project},
     casd::Casd,
-    mortar::{self, Mortar},
-    process,
+    mortar::Mortar,
 };
-use serde_json::Value;
-use std::{path::Path, time::Duration};
+use std::path::Path;
 
-const LIMIT: Duration = Duration::from_secs(120);
 /// No directories: of a tree, buildbox-casd gives a result only if each Directory message in it was uploaded as well, which
 /// no Bazel does.
 const TARGETS: &[&str] = &["//cpp/...", "//gen/...", "//shell/..."];
-
-fn ask(directory: &Path, verb: &[&str]) -> Result<String> {
-    let mut command = mortar::command(Path::new(MORTAR), "companion");
-    let finished = process::run(command.args(verb).arg("--dir").arg(directory), LIMIT)?;
-    ensure!(finished.status.success(), "{verb:?}: {}", finished.stderr);
-    Ok(finished.stdout)
-}
 
 #[test]
 fn what_is_built_here_is_found_there_through_a_foreign_server() -> Result<()> {
@@ -42,7 +35,7 @@ fn what_is_built_here_is_found_there_through_a_foreign_server() -> Result<()> {
     let (processes, built) = build(&first)?;
     assert_all_local(&processes);
     ask(&near, &["flush"]).with_context(|| casd.log().unwrap_or_default())?;
-    let status: Value = serde_json::from_str(&ask(&near, &["status", "--json"])?)?;
+    let status = status(&near)?;
     assert!(status["upstreams"][0]["sent_results"].as_u64() > Some(0), "{status}");
 
     // One that has nothing finds all of it there.

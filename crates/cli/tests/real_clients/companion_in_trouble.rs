@@ -5,11 +5,15 @@
 //! The trouble begins at a call of the build: a gate between network and server knows each of them. A server of one's own for
 //! each build, and one Bazel for all.
 
-use crate::{MORTAR, gate::Gate};
+use crate::{
+    MORTAR,
+    companion::{ask, wait_for_local_worker},
+    gate::Gate,
+};
 use anyhow::{Context, Result, ensure};
 use mortar_testkit::{
     bazel::{Bazel, Outputs, Project},
-    mortar::{self, Mortar},
+    mortar::Mortar,
     network::{Link, Relay, State},
     process,
 };
@@ -147,11 +151,11 @@ fn survives(bazel: &mut Bazel, expected: &Outputs, trouble: Trouble, phase: Phas
 
     site.end_trouble(trouble)?;
     site.wait_for_lines(2 * usize::from(is_met))?;
-    site.ask(&["flush"]).with_context(|| site.log())?;
+    ask(&site.near(), &["flush"]).with_context(|| site.log())?;
     site.wait_for_lines(2 * usize::from(is_met))?;
     let (processes, told) = build(&site.server.grpc()).context("from the server")?;
     let is_all = processes.cached() == processes.spawns();
-    let status = site.ask(&["status"])?;
+    let status = ask(&site.near(), &["status"])?;
     ensure!(is_all, "not all is upstream: {processes:?}\n{told}\n{status}\n{}", site.log());
     Ok(())
 }
@@ -179,20 +183,12 @@ impl Site {
         let flags = ["--upstream", &upstream, "--local-worker", "fallback"];
         let companion = Mortar::start(MORTAR, "companion", &near, &flags)?;
         let site = Site { companion, network, gate, server, directory };
-        // The worker is opened while the companion answers already.
-        process::wait_until("the local worker is there", LIMIT, || {
-            let status: serde_json::Value = serde_json::from_str(&site.ask(&["status", "--json"])?)?;
-            Ok((!status["local_worker"].is_null()).then_some(()))
-        })?;
+        wait_for_local_worker(&site.near())?;
         Ok(site)
     }
 
-    fn ask(&self, verb: &[&str]) -> Result<String> {
-        let mut command = mortar::command(Path::new(MORTAR), "companion");
-        let near = self.directory.path().join("near");
-        let finished = process::run(command.args(verb).arg("--dir").arg(near), LIMIT)?;
-        ensure!(finished.status.success(), "{verb:?}: {}", finished.stderr);
-        Ok(finished.stdout)
+    fn near(&self) -> PathBuf {
+        self.directory.path().join("near")
     }
 
     /// What makes the trouble, from wherever it is called.

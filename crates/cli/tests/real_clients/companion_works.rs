@@ -1,38 +1,26 @@
 //! Bazel 4.2.3 through a companion that runs actions itself: while its server is away, in races, and to compare.
 
-use crate::{MORTAR, assert_all_cached, assert_all_remote, up};
-use anyhow::{Result, ensure};
+use crate::{
+    MORTAR, assert_all_cached, assert_all_remote,
+    companion::{ask, status, wait_for_local_worker},
+    up,
+};
+use anyhow::Result;
 use mortar_testkit::{
     bazel::{Bazel, Project},
-    mortar::{self, Mortar},
+    mortar::Mortar,
     network::{Link, Relay, State},
-    process,
 };
 use serde_json::Value;
-use std::{fs, path::Path, time::Duration};
+use std::{fs, path::Path};
 
-const LIMIT: Duration = Duration::from_secs(120);
 const TARGETS: &[&str] = &["//cpp/...", "//gen/...", "//rules/...", "//shell/..."];
 
 fn companion(directory: &Path, upstream: &str, local_worker: &str) -> Result<Mortar> {
     let flags = ["--upstream", upstream, "--local-worker", local_worker];
     let companion = Mortar::start(MORTAR, "companion", directory, &flags)?;
-    // The worker is opened while the companion answers already.
-    process::wait_until("the local worker is there", LIMIT, || {
-        Ok((!status(directory)?["local_worker"].is_null()).then_some(()))
-    })?;
+    wait_for_local_worker(directory)?;
     Ok(companion)
-}
-
-fn ask(directory: &Path, verb: &[&str]) -> Result<String> {
-    let mut command = mortar::command(Path::new(MORTAR), "companion");
-    let finished = process::run(command.args(verb).arg("--dir").arg(directory), LIMIT)?;
-    ensure!(finished.status.success(), "{verb:?}: {}", finished.stderr);
-    Ok(finished.stdout)
-}
-
-fn status(directory: &Path) -> Result<Value> {
-    Ok(serde_json::from_str(&ask(directory, &["status", "--json"])?)?)
 }
 
 fn count(status: &Value, name: &str) -> u64 {
