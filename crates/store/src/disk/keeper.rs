@@ -1,7 +1,7 @@
 //! The thread that keeps the store in order: makes room, ends idle invocations, reclaims segments, makes the index
 //! durable now and then. It never keeps a reader waiting, and a writer only where there is no room.
 
-use super::Shared;
+use super::{Shared, room::Standing};
 use parking_lot::{Condvar, Mutex};
 use std::{
     fs,
@@ -101,8 +101,9 @@ impl Shared {
         self.refresh_free();
         self.expire_uploads();
         self.remove_strays();
-        let wanted = self.room.begin_round();
-        let (total, limit) = (self.total(), self.limit());
+        let round = self.room.begin_round();
+        let (wanted, before) = (round.wanted, self.standing());
+        let Standing { total, limit, .. } = before;
         let over = (total + wanted).saturating_sub(limit);
         let ahead = limit / 32;
         if over > 0 {
@@ -111,7 +112,7 @@ impl Shared {
         } else if total + ahead > limit {
             self.make_room(0, ahead, false);
         }
-        self.room.end_round(wanted > 0 && self.total() + wanted > self.limit());
+        self.room.end_round(&round, before, self.standing());
     }
 
     /// Counts what there is, so that the figures are exact from now on.

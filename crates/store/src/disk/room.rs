@@ -25,6 +25,8 @@ pub(super) struct Room {
     /// What the file system leaves us with what we have; updated now and then.
     pub leave: AtomicU64,
     pub refused: AtomicU64,
+    /// All that writers were given since the start.
+    given: AtomicU64,
 }
 
 #[derive(Default)]
@@ -36,18 +38,37 @@ struct State {
     in_vain: u64,
 }
 
+/// A round of the keeper.
+pub(super) struct Round {
+    /// Bytes that writers wait for.
+    pub wanted: u64,
+    given: u64,
+}
+
+/// How the store stands.
+#[derive(Clone, Copy)]
+pub(super) struct Standing {
+    pub total: u64,
+    pub limit: u64,
+    /// Things that were evicted since the start.
+    pub evicted: u64,
+}
+
 impl Room {
-    /// What writers wait for. Begins a round, which `end_round` ends.
-    pub fn begin_round(&self) -> u64 {
+    /// Begins a round, which `end_round` ends.
+    pub fn begin_round(&self) -> Round {
         let mut state = self.state.lock();
         state.begun += 1;
-        state.wanted
+        Round { wanted: state.wanted, given: self.given.load(Relaxed) }
     }
 
-    /// `in_vain`: what was wanted could not be made. Otherwise there was room, which others may have taken by now.
-    pub fn end_round(&self, in_vain: bool) {
+    /// It was in vain if nothing went and what was wanted does not fit, even without what other writers were given
+    /// meanwhile: that was room, and there may be more.
+    pub fn end_round(&self, round: &Round, before: Standing, now: Standing) {
+        let meanwhile = self.given.load(Relaxed) - round.given;
+        let fits = now.total.saturating_sub(meanwhile) + round.wanted <= now.limit;
         let mut state = self.state.lock();
-        if in_vain {
+        if round.wanted > 0 && !fits && now.evicted == before.evicted {
             state.in_vain = state.begun;
         }
         self.changed.notify_all();
@@ -107,12 +128,21 @@ impl Shared {
         self.max_size.min(self.room.leave.load(Relaxed)).saturating_sub(self.compaction_reserve())
     }
 
+    pub(super) fn standing(&self) -> Standing {
+        let evicted = self.counters.evictions.load(Relaxed);
+        Standing { total: self.total(), limit: self.limit(), evicted }
+    }
+
     fn try_take_room(&self, bytes: u64) -> bool {
         let (limit, in_flight) = (self.limit(), &self.usage.in_flight);
         let others = self.total().saturating_sub(in_flight.load(Relaxed));
         // All at once: what one writer tries for must not stand in the way of another.
         let take = |taken: u64| (others + taken + bytes <= limit).then_some(taken + bytes);
-        in_flight.fetch_update(Relaxed, Relaxed, take).is_ok()
+        let taken = in_flight.fetch_update(Relaxed, Relaxed, take).is_ok();
+        if taken {
+            self.room.given.fetch_add(bytes, Relaxed);
+        }
+        taken
     }
 
     fn take_room(&self, bytes: u64) -> Result<()> {

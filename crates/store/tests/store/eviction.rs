@@ -9,7 +9,6 @@ use mortar_model::{
     UploadSessions, context::Promise,
 };
 use mortar_store::{DiskStore, Policy};
-use std::time::{Duration, Instant};
 
 const SIZE: u64 = 16 * MIB;
 const MINUTE: u64 = 60;
@@ -48,22 +47,11 @@ async fn writers_at_once_do_not_exceed_the_size() {
         let directory = tempfile::tempdir().unwrap();
         let store = open_with(directory.path(), SIZE, Policy::default()).await;
         for _ in 0..2 * SIZE as usize / length / 8 {
-            let writes = (0..8).map(|_| put_in_the_end(&store, length));
+            let writes = (0..8).map(|_| put(&*store, length));
             futures::future::join_all(writes).await;
             assert!(on_disk(directory.path()) <= SIZE);
         }
         assert!(store.stats().evictions > 0);
-    }
-}
-
-/// As a client does, comes again when the store says that it is full for now: of many writers, that may be one.
-async fn put_in_the_end(store: &DiskStore, length: usize) {
-    let (digest, bytes) = fresh(length);
-    let deadline = Instant::now() + Duration::from_secs(30);
-    while let Err(error) = store.write_bytes(&context(), digest, bytes.clone()).await {
-        let comes_again = matches!(error.kind(), Kind::ResourceExhausted { retry_after: Some(_), .. });
-        assert!(comes_again && Instant::now() < deadline, "{error}");
-        tokio::time::sleep(Duration::from_millis(5)).await;
     }
 }
 
