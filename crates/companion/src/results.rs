@@ -34,7 +34,6 @@ pub(crate) struct NearResults(Arc<Inner>);
 struct Inner {
     near: Near,
     kept: Arc<Results>,
-    codec: Arc<dyn Codec>,
     /// Of what is here and what is known, and nothing else.
     sure: Completeness,
     /// Of all that can be found out.
@@ -58,7 +57,7 @@ impl NearResults {
         let complete = |asks| Completeness::new(kept.clone(), Arc::new(near.asking(asks)), codec.clone());
         let (sure, asking) = (complete(Asks::Nothing), complete(Asks::Everything));
         let (keeping, ahead, deferrals) = (TaskTracker::new(), Ahead::default(), Deferrals::default());
-        Self(Arc::new(Inner { near, kept, codec, sure, asking, upstreams, debts, keeping, ahead, deferrals }))
+        Self(Arc::new(Inner { near, kept, sure, asking, upstreams, debts, keeping, ahead, deferrals }))
     }
 
     /// A result that is whole here.
@@ -141,11 +140,6 @@ impl NearResults {
 }
 
 impl Inner {
-    /// Whether two results are one, as they are written down.
-    fn is_same(&self, one: &ActionResult, other: &ActionResult) -> bool {
-        self.codec.encode_result(one) == self.codec.encode_result(other)
-    }
-
     async fn fetch_small(&self, context: &Context, result: &ActionResult) {
         let small = result.named_blobs().into_iter().filter(|digest| digest.size() <= SMALL).take(MOST);
         let fetches: Vec<_> = small
@@ -188,13 +182,10 @@ impl ActionCache for NearResults {
             return Err(Error::new(Kind::PermissionDenied { message }));
         }
         self.0.deferrals.put(context, key);
-        self.0.asking.put(context, key, result.clone()).await?;
-        // What is not a success, or lacks blobs, was not kept, and is not owed.
-        match self.0.kept.get(context, key).await? {
-            Some(kept) if self.0.is_same(&kept.result, &result) => {
-                self.0.debts.owe_result(context, key, &result, kept.closure).await
-            }
-            _ => Ok(()),
-        }
+        // What is not a success, or lacks blobs, is not kept, and not owed.
+        let Some(kept) = self.0.asking.examine(context, key, result).await? else { return Ok(()) };
+        // Owed before anybody can see it: who finds it here may take it for done, and whoever puts it may be gone by then.
+        self.0.debts.owe_result(context, key, &kept).await?;
+        self.0.kept.put(context, key, kept).await
     }
 }

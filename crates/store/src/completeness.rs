@@ -79,6 +79,26 @@ impl Completeness {
         }
     }
 
+    /// A result as it is kept by `put`; none if that would not keep it.
+    pub async fn examine(
+        &self,
+        context: &Context,
+        key: ActionKey,
+        result: ActionResult,
+    ) -> Result<Option<KeptResult>> {
+        if !result.is_success() {
+            return Ok(None);
+        }
+        let Some(closure) = self.closure(context, &result).await? else {
+            count(&self.counts.not_kept);
+            tracing::debug!(?key, "an action result is not kept: blobs that it needs are not there");
+            return Ok(None);
+        };
+        let invocation = context.request.tool_invocation_id.clone();
+        let (closure, stored) = (Arc::new(closure), self.clock.wall());
+        Ok(Some(KeptResult { result, closure, invocation, stored }))
+    }
+
     async fn missing_of(&self, context: &Context, closure: &DigestSet) -> Result<DigestSet> {
         match closure.is_empty() {
             true => Ok(DigestSet::new()),
@@ -149,16 +169,9 @@ impl ActionCache for Completeness {
     }
 
     async fn put(&self, context: &Context, key: ActionKey, result: ActionResult) -> Result<()> {
-        if !result.is_success() {
-            return Ok(());
+        match self.examine(context, key, result).await? {
+            Some(kept) => self.results.put(context, key, kept).await,
+            None => Ok(()),
         }
-        let Some(closure) = self.closure(context, &result).await? else {
-            count(&self.counts.not_kept);
-            tracing::debug!(?key, "an action result is not kept: blobs that it needs are not there");
-            return Ok(());
-        };
-        let invocation = context.request.tool_invocation_id.clone();
-        let (closure, stored) = (Arc::new(closure), self.clock.wall());
-        self.results.put(context, key, KeptResult { result, closure, invocation, stored }).await
     }
 }

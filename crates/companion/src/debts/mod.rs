@@ -14,7 +14,7 @@ pub(crate) use payer::{Payers, pay};
 pub use report::{Flushed, Left, Refused};
 
 use crate::upstream::Upstreams;
-use mortar_model::{ActionKey, Codec, Context, Digest, DigestSet, Error, HashIndex, Holds, Kind, Result};
+use mortar_model::{ActionKey, Codec, Context, Digest, Error, HashIndex, Holds, KeptResult, Kind, Result};
 use mortar_store::{Journal, Owed, OwedEntry};
 use owing::{Owing, Room};
 use parking_lot::Mutex;
@@ -162,16 +162,11 @@ impl Debts {
         self.written_through(number).await
     }
 
-    /// Owes the result of an action, which needs these blobs. Durable when it returns.
-    pub async fn owe_result(
-        &self,
-        context: &Context,
-        key: ActionKey,
-        result: &mortar_model::ActionResult,
-        closure: Arc<DigestSet>,
-    ) -> Result<()> {
+    /// Owes the result of an action. Durable when it returns.
+    pub async fn owe_result(&self, context: &Context, key: ActionKey, kept: &KeptResult) -> Result<()> {
         let upstream = self.upstreams.of(&context.instance)?;
-        let owed = Owed::Result { key, bytes: self.codec.encode_result(result), closure };
+        let (bytes, closure) = (self.codec.encode_result(&kept.result), kept.closure.clone());
+        let owed = Owed::Result { key, bytes, closure };
         let owing = Owing::new(self, self.room(state::size(&owed)).await?);
         self.journal.add(owing.number(), &context.instance, &owed).await?;
         let number = owing.enter(upstream.index, context, owed);

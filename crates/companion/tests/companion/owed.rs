@@ -1,11 +1,11 @@
 //! What is written is acknowledged here and paid there, in order, whatever happens in between.
 
 use crate::{
-    LEASE, context, fresh, has, result, run, settings, until,
+    LEASE, context, fresh, fresh_key, has, result, run, settings, until,
     upstream::{Asked, Mood, upstream},
     wrote,
 };
-use mortar_companion::{Bounds, Settings};
+use mortar_companion::{Bounds, Mode, Settings};
 use mortar_model::{ActionCache, ActionKey, BlobStoreExt, Kind};
 use mortar_remote::Endpoint;
 use std::{collections::HashSet, time::Duration};
@@ -60,6 +60,33 @@ async fn what_is_owed_while_the_upstream_is_away_is_paid_when_it_is_back_also_by
         assert!(has(&*upstream.store, digest).await);
         assert!(direct.get(&context(), key).await.unwrap().is_some());
     }
+    running.end().await;
+}
+
+/// As in a race: who sees it takes it for done, and whoever puts it is dropped.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_result_that_can_be_seen_is_owed_though_its_writer_is_gone() {
+    let (directory, upstream) = (tempfile::tempdir().unwrap(), upstream(Some(LEASE)).await);
+    let running = run(settings(directory.path(), &upstream.url)).await;
+    upstream.watch.set_mood(Mood::Away);
+    let actions = running.companion.worker_ports(Mode::Race).actions;
+    for number in 1..=30 {
+        let (key, output) = (fresh_key(), running.put(2_000).await.0);
+        let context = context();
+        let seen = async {
+            while actions.get(&context, key).await.unwrap().is_none() {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::select! {
+            biased;
+            () = seen => {}
+            put = actions.put(&context, key, result(&[output])) => put.unwrap(),
+        }
+        assert_eq!(running.companion.left().results, number);
+    }
+    upstream.watch.set_mood(Mood::Well);
+    running.flush().await;
     running.end().await;
 }
 
