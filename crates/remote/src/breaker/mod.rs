@@ -246,10 +246,11 @@ impl Shared {
         }
     }
 
-    /// What `work` gives, however long it takes, unless nobody is there any more: who has heard nothing for a while asks.
+    /// What `work` gives, however long it takes, unless nobody is there any more: who has heard nothing for a while asks,
+    /// the first time sooner than other calls are given up, since the answer has a limit of its own.
     async fn while_there<T>(&self, mut work: Pin<&mut impl Future<Output = T>>) -> Result<T, Late> {
         let Some(probe) = &self.probe else { return Ok(work.await) };
-        let (begun, mut pause) = (Instant::now(), self.limits.0);
+        let (begun, mut pause) = (Instant::now(), self.limits.0 / 2);
         loop {
             let before = self.activity.load(Ordering::Relaxed);
             if let Ok(value) = tokio::time::timeout(pause, &mut work).await {
