@@ -24,7 +24,7 @@ use tokio_util::task::TaskTracker;
 const SMALL: u64 = 64 << 10;
 /// How many of them, and how many at a time.
 const MOST: usize = 256;
-const FETCHES: usize = 16;
+const FETCHES: usize = 64;
 /// Results that are being kept; beyond that, some are not.
 const KEEPING: usize = 10_000;
 

@@ -222,14 +222,26 @@ impl Upstream {
             if claim.digests.is_empty() {
                 answered.await;
             } else {
-                let told = self.ask_missing(&self.context(context), &claim.digests).await?;
-                self.note(context, claim.digests.iter().filter(|digest| !told.contains(digest)));
-                self.knowledge.note_absent(scope, told.iter());
-                missing.extend(told);
+                // Some may have been answered just before they were claimed.
+                let claimed = self.unknown(context, claim.digests.iter());
+                let (absent, asked): (DigestSet, DigestSet) =
+                    claimed.iter().partition(|digest| self.knowledge.was_absent(scope, *digest));
+                missing.extend(absent);
+                missing.extend(self.find_claimed(context, &asked).await?);
             }
             let others = unknown.into_iter().filter(|digest| !claim.digests.contains(digest));
             left = self.unknown(context, others);
         }
+    }
+
+    async fn find_claimed(&self, context: &Context, asked: &DigestSet) -> Result<DigestSet> {
+        if asked.is_empty() {
+            return Ok(DigestSet::new());
+        }
+        let told = self.ask_missing(&self.context(context), asked).await?;
+        self.note(context, asked.iter().filter(|digest| !told.contains(digest)));
+        self.knowledge.note_absent(self.scope(context), told.iter());
+        Ok(told)
     }
 
     /// What it offers, as far as that is known.

@@ -19,13 +19,17 @@ use std::{
 /// An upstream behind its breaker.
 pub(super) struct Guarded {
     blobs: GuardedBlobs,
+    /// Those without the breaker.
+    unguarded: Arc<dyn BlobStore>,
     actions: Arc<GuardedActions>,
 }
 
 impl Guarded {
     pub fn new(link: &Link, breaker: &Breaker) -> Self {
+        let unguarded = link.blobs();
         Self {
-            blobs: GuardedBlobs::new(link.blobs(), breaker.clone()),
+            blobs: GuardedBlobs::new(unguarded.clone(), breaker.clone()),
+            unguarded,
             actions: Arc::new(GuardedActions::new(link.actions(), breaker.clone())),
         }
     }
@@ -81,7 +85,7 @@ impl Upstream {
         // What a cache of no use has given names is still fetched.
         let open = self.breaker.standing().open[Call::Read as usize];
         let read = match open {
-            Some(Cause::NoBenefit) => self.link.blobs().read(&there, digest, range).await,
+            Some(Cause::NoBenefit) => self.guarded.unguarded.read(&there, digest, range).await,
             _ => self.guarded.blobs.read(&there, digest, range).await,
         };
         match self.heard(Call::Read, begun, read) {

@@ -10,7 +10,7 @@ use mortar_model::{
     Foresight, Kind, Outcome, Progress, Range, Result, Whence,
 };
 use mortar_remote::{
-    Capabilities, Endpoint, HttpUpstream, Inline, Options, Protocol, Remote, breaker::Probe,
+    Capabilities, Endpoint, GatheredReads, HttpUpstream, Inline, Options, Protocol, Remote, breaker::Probe,
 };
 use std::sync::Arc;
 
@@ -43,7 +43,7 @@ impl Link {
 
     pub fn blobs(&self) -> Arc<dyn BlobStore> {
         match self {
-            Self::Grpc(remote) => Arc::new(remote.clone()),
+            Self::Grpc(remote) => Arc::new(GatheredReads::new(remote.clone())),
             Self::Http(cache) => Arc::new(cache.clone()),
         }
     }

@@ -2,10 +2,12 @@
 
 use crate::fake::{Fake, Fault, content, context, digest, streamed};
 use bytes::Bytes;
+use futures::future::join_all;
 use mortar_model::{
     ActionCache, ActionKey, ActionResult, Blame, BlobStore, BlobStoreExt, Context, Digest, DigestFunction,
     DigestSet, InstanceName, Kind, Range, RequestMetadata,
 };
+use mortar_remote::GatheredReads;
 use std::sync::Arc;
 use tonic::Status;
 
@@ -38,6 +40,77 @@ async fn servers_without_batches_get_streams() {
     assert!(remote.read_all(&context(), digest, 1 << 20).await.unwrap() == bytes);
     let calls = ["GetCapabilities", "BatchUpdateBlobs 1", "Write 0", "BatchReadBlobs 1", "Read 0+0"];
     assert_eq!(fake.log()[..], calls);
+}
+
+#[tokio::test]
+async fn reads_at_the_same_time_are_gathered_and_each_has_its_own_result() {
+    let fake = Fake::default();
+    let blobs: Vec<(Digest, Bytes)> = (0..100).map(|extra| content(1_000 + extra)).collect();
+    for (digest, bytes) in &blobs {
+        fake.keep(*digest, bytes.clone());
+    }
+    let reads = GatheredReads::new(fake.serve().await);
+    let absent = digest(b"absent");
+    let wanted: Vec<Digest> = blobs.iter().map(|(digest, _)| *digest).chain([absent]).collect();
+    let context = context();
+    let read = join_all(wanted.iter().map(|digest| reads.read_all(&context, *digest, 1 << 20))).await;
+    for ((_, bytes), read) in blobs.iter().zip(&read) {
+        assert!(read.as_ref().unwrap() == bytes);
+    }
+    assert!(read[100].as_ref().unwrap_err().is_not_found());
+    let calls = fake.log().iter().filter(|call| call.starts_with("BatchReadBlobs")).count();
+    assert!((1..=3).contains(&calls), "{:?}", fake.log());
+    // A call that fails is one for all who are in it.
+    fake.fail("BatchReadBlobs", (0..4).map(|_| Fault::Refuse(Status::permission_denied("not for you"))));
+    let read = join_all(wanted[..5].iter().map(|digest| reads.read_all(&context, *digest, 1 << 20))).await;
+    assert!(
+        read.iter().all(|read| matches!(read.as_ref().unwrap_err().kind(), Kind::PermissionDenied { .. }))
+    );
+}
+
+#[tokio::test]
+async fn what_is_gathered_does_not_pass_256_kib_and_one_who_leaves_takes_nobody_along() {
+    let fake = Fake::default();
+    let blobs: Vec<(Digest, Bytes)> = (0..16).map(|extra| content(40_000 + extra)).collect();
+    for (digest, bytes) in &blobs {
+        fake.keep(*digest, bytes.clone());
+    }
+    let reads = GatheredReads::new(fake.serve().await);
+    let context = context();
+    // From now on the server's limits are known.
+    reads.read_all(&context, blobs[0].0, 1 << 20).await.unwrap();
+    let mut first = Box::pin(reads.read_all(&context, blobs[0].0, 1 << 20));
+    // It has asked, and has the call made for those who come with it.
+    assert!(futures::poll!(&mut first).is_pending());
+    let others: Vec<_> =
+        blobs[1..].iter().map(|(digest, _)| reads.read_all(&context, *digest, 1 << 20)).collect();
+    drop(first);
+    for ((_, bytes), read) in blobs[1..].iter().zip(join_all(others).await) {
+        assert!(read.unwrap() == bytes);
+    }
+    let sizes: Vec<usize> = fake
+        .log()
+        .iter()
+        .filter_map(|call| call.strip_prefix("BatchReadBlobs "))
+        .map(|count| count.parse().unwrap())
+        .collect();
+    assert!(sizes.iter().all(|count| *count <= 7), "{sizes:?}");
+}
+
+#[tokio::test]
+async fn what_no_batch_takes_is_read_as_it_is_by_those_who_gather() {
+    let (fake, (digest, bytes)) = (Fake::default(), content(5_000));
+    for method in ["GetCapabilities", "BatchReadBlobs", "BatchReadBlobs"] {
+        fake.fail(method, [Fault::Refuse(Status::unimplemented("no such call"))]);
+    }
+    fake.keep(digest, bytes.clone());
+    let reads = GatheredReads::new(fake.serve().await);
+    assert!(reads.read_all(&context(), digest, 1 << 20).await.unwrap() == bytes);
+    let part = reads.read(&context(), digest, Range { offset: 10, limit: Some(20) }).await.unwrap();
+    assert!(part.into_bytes().await.unwrap() == bytes[10..30]);
+    let (large, bytes) = content(3 << 20);
+    fake.keep(large, bytes.clone());
+    assert!(reads.read_all(&context(), large, 4 << 20).await.unwrap() == bytes);
 }
 
 #[tokio::test]

@@ -113,8 +113,11 @@ async fn dropping_an_execution_stops_it() {
     let worker = lab.worker.clone();
     let task = tokio::spawn(async move { worker.execute(&Context::internal(), request(action), &()).await });
     until(|| lives("sleep 42799")).await;
+    let dropped = Instant::now();
     task.abort();
-    until(|| !lives("sleep 42799") && lab.leftovers().is_empty()).await;
+    until(|| !lives("sleep 42799")).await;
+    eprintln!("the command was gone {:?} after its execution was dropped", dropped.elapsed());
+    until(|| lab.leftovers().is_empty()).await;
 
     let heard = Heard::default();
     let action = lab.action(&Job::new("true")).await;
