@@ -104,6 +104,8 @@ pub enum Event {
     Hit { cost: Duration, gain: Duration },
     /// A probe was answered, or was not.
     Probed(bool),
+    /// Calls wait, nothing was heard for a while, and a question was not answered either.
+    Deserted,
 }
 
 /// What is to be done about it.
@@ -167,9 +169,10 @@ impl Judge {
             Event::Failed(ticket) => self.gates[ticket.call as usize].failed(now, ticket, &self.terms),
             Event::Silent(ticket) => {
                 if self.gates[ticket.call as usize].silent(now, ticket, &self.terms) {
-                    self.gates.iter_mut().for_each(|gate| gate.open(now, Cause::Silence, &self.terms));
+                    self.fall_silent(now);
                 }
             }
+            Event::Deserted => self.fall_silent(now),
             Event::Left(ticket) => self.gates[ticket.call as usize].left(ticket),
             Event::Hit { cost, gain } => self.hit(now, cost, gain),
             Event::Probed(true) => {
@@ -193,6 +196,10 @@ impl Judge {
     /// When a probe would be of use; none while all is well.
     pub fn probe_in(&self) -> Option<Duration> {
         self.gates.iter().filter_map(Gate::pause).min()
+    }
+
+    fn fall_silent(&mut self, now: Instant) {
+        self.gates.iter_mut().for_each(|gate| gate.open(now, Cause::Silence, &self.terms));
     }
 
     fn effects(&mut self, now: Instant, before: [Option<Cause>; 5], pass: Option<Pass>) -> Effects {

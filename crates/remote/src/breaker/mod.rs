@@ -13,22 +13,25 @@ mod actions;
 mod blobs;
 mod executor;
 mod gate;
+mod guard;
 mod judge;
 mod probe;
+mod waiting;
 
 pub use actions::GuardedActions;
 pub use blobs::GuardedBlobs;
 pub use executor::GuardedExecutor;
 pub use gate::{Cause, Ticket};
+use guard::Guard;
 pub use judge::{Call, Effects, Event, Judge, Pass, Talk, Terms};
 pub use probe::Probe;
+use waiting::Patience;
 
 use mortar_model::{ActionResult, Context, Error, Kind, Result};
 use parking_lot::Mutex;
 use std::{
     fmt,
     future::Future,
-    pin::{Pin, pin},
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -51,6 +54,9 @@ struct Shared {
     releases: watch::Sender<[u64; 5]>,
     probe: Option<Arc<dyn Probe>>,
     probing: AtomicBool,
+    /// Calls that may take any time, and whether somebody sees to them.
+    endless: AtomicU64,
+    watched: AtomicBool,
     /// Counts what came from the upstream, in any call: while it comes, no call is a silent one.
     activity: AtomicU64,
     /// Why gates are open, for those who wait for them to close.
@@ -77,7 +83,7 @@ impl Breaker {
     /// A breaker for the upstream that people know as `name`. Without a probe, callers have to try whether a silent
     /// upstream is back.
     pub fn new(name: impl Into<String>, terms: Terms, probe: Option<Arc<dyn Probe>>) -> Self {
-        let (probing, activity, opened, closed, refused) = Default::default();
+        let (probing, endless, watched, activity, opened, closed, refused) = Default::default();
         let (limits, judge) = (terms.limits, Mutex::new(Judge::new(terms)));
         Self(Arc::new(Shared {
             name: name.into(),
@@ -86,6 +92,8 @@ impl Breaker {
             releases: watch::Sender::new([0; 5]),
             probe,
             probing,
+            endless,
+            watched,
             activity,
             open: watch::Sender::new([None; 5]),
             opened,
@@ -215,67 +223,6 @@ impl Shared {
         self.activity.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// What `work` gives before patience ends. Where the upstream is busy with other calls meanwhile, it is not silent.
-    async fn bounded<T>(
-        &self,
-        patience: Patience,
-        first: Duration,
-        limit: Duration,
-        longest: Duration,
-        work: impl Future<Output = T>,
-    ) -> Result<T, Late> {
-        let mut work = pin!(work);
-        if matches!(patience, Patience::Endless) {
-            return self.while_there(work).await;
-        }
-        let (begun, mut next) = (Instant::now(), first);
-        let mut activity = self.activity.load(Ordering::Relaxed);
-        loop {
-            if let Ok(value) = tokio::time::timeout(next, &mut work).await {
-                return Ok(value);
-            }
-            let (before, waited) = (activity, begun.elapsed());
-            activity = self.activity.load(Ordering::Relaxed);
-            next = match patience {
-                Patience::Bounded => limit.min(longest.saturating_sub(waited)),
-                Patience::WhileBusy(_) | Patience::Endless => limit,
-            };
-            if activity == before || next.is_zero() {
-                return Err(Late { waited, silent: activity == before });
-            }
-        }
-    }
-
-    /// What `work` gives, however long it takes, unless nobody is there any more: who has heard nothing for a while asks,
-    /// the first time sooner than other calls are given up, since the answer has a limit of its own.
-    async fn while_there<T>(&self, mut work: Pin<&mut impl Future<Output = T>>) -> Result<T, Late> {
-        let Some(probe) = &self.probe else { return Ok(work.await) };
-        let (begun, mut pause) = (Instant::now(), self.limits.0 / 2);
-        loop {
-            let before = self.activity.load(Ordering::Relaxed);
-            if let Ok(value) = tokio::time::timeout(pause, &mut work).await {
-                return Ok(value);
-            }
-            if self.activity.load(Ordering::Relaxed) != before {
-                continue;
-            }
-            let limit = self.judge.lock().limit(Call::LookUp);
-            let asked = tokio::time::timeout(limit, probe.probe());
-            let answer = tokio::select! {
-                biased;
-                value = &mut work => return Ok(value),
-                answer = asked => answer,
-            };
-            match answer {
-                Ok(Ok(())) => self.touch(),
-                // Somebody is there, or the work, which goes the same way, fails as well.
-                Ok(Err(_)) => {}
-                Err(_) => return Err(Late { waited: begun.elapsed(), silent: true }),
-            }
-            pause = (pause * 2).min(self.limits.1);
-        }
-    }
-
     fn refusal(&self, call: Call) -> Error {
         self.refused.fetch_add(1, Ordering::Relaxed);
         let why = self.judge.lock().open()[call as usize].map(|cause| format!(" ({cause})"));
@@ -285,116 +232,6 @@ impl Shared {
             why.unwrap_or_default()
         );
         Error::new(Kind::Unavailable { message, retry_after: None }).with_source(Refusal(call))
-    }
-}
-
-/// How long a call may take.
-#[derive(Clone, Copy)]
-pub(crate) enum Patience {
-    /// As long as its kind usually takes, and a little longer where the upstream is busy.
-    Bounded,
-    /// As long as its kind usually takes and this beyond it, and on while the upstream is busy.
-    WhileBusy(Duration),
-    /// Any time, as long as somebody is there.
-    Endless,
-}
-
-impl Patience {
-    fn first(self, limit: Duration) -> Duration {
-        match self {
-            Self::WhileBusy(more) => limit + more,
-            Self::Bounded | Self::Endless => limit,
-        }
-    }
-}
-
-/// Patience has ended.
-struct Late {
-    waited: Duration,
-    /// Nothing came from the upstream in any other call either.
-    silent: bool,
-}
-
-/// A call that passed. Tells what it came to, at the latest when it is dropped.
-pub(crate) struct Guard {
-    shared: Arc<Shared>,
-    /// Absent once it was told.
-    ticket: Option<Ticket>,
-    call: Call,
-    limit: Duration,
-    /// The most that a limit may be.
-    longest: Duration,
-    begun: Instant,
-    releases: watch::Receiver<[u64; 5]>,
-    seen: u64,
-}
-
-impl Guard {
-    /// What `work` gives, unless patience with it ends, or it is released before.
-    pub(crate) async fn timely<T>(&mut self, patience: Patience, work: impl Future<Output = T>) -> Result<T> {
-        let (call, seen) = (self.call as usize, self.seen);
-        let (shared, first, limit, longest) =
-            (self.shared.clone(), patience.first(self.limit), self.limit, self.longest);
-        let released = self.releases.wait_for(|releases| releases[call] != seen);
-        let bounded = shared.bounded(patience, first, limit, longest, work);
-        let outcome = tokio::select! {
-            biased;
-            outcome = bounded => Some(outcome),
-            _ = released => None,
-        };
-        match outcome {
-            Some(Ok(value)) => Ok(value),
-            Some(Err(Late { waited, silent })) => {
-                self.tell(if silent { Event::Silent } else { Event::Failed });
-                let (name, call, waited) = (&self.shared.name, self.call, waited.as_secs_f64());
-                let message = format!("upstream `{name}` did not answer in {waited:.1} s ({call})");
-                Err(Error::new(Kind::Unavailable { message, retry_after: None }).with_source(Refusal(call)))
-            }
-            None => Err(self.shared.refusal(self.call)),
-        }
-    }
-
-    /// More of its answer came.
-    pub(crate) fn progressed(&self) {
-        self.shared.touch();
-    }
-
-    /// How long it is under way.
-    pub(crate) fn elapsed(&self) -> Duration {
-        self.begun.elapsed()
-    }
-
-    /// It was answered, in this time.
-    pub(crate) fn answered(&mut self, took: Duration) {
-        self.shared.touch();
-        self.tell(|ticket| Event::Answered(ticket, took));
-    }
-
-    /// It failed with this.
-    pub(crate) fn came_to(&mut self, context: &Context, error: &Error) {
-        let late = context.deadline.is_some_and(|deadline| deadline <= Instant::now().into_std());
-        match fault(error) {
-            Fault::Upstream if late => self.tell(Event::Left),
-            Fault::Upstream => self.tell(Event::Failed),
-            // An upstream that refuses answers all the same.
-            Fault::Call => {
-                let took = self.elapsed();
-                self.answered(took);
-            }
-            Fault::Nobody => self.tell(Event::Left),
-        }
-    }
-
-    fn tell(&mut self, event: impl FnOnce(Ticket) -> Event) {
-        if let Some(ticket) = self.ticket.take() {
-            self.shared.apply(event(ticket));
-        }
-    }
-}
-
-impl Drop for Guard {
-    fn drop(&mut self) {
-        self.tell(Event::Left);
     }
 }
 

@@ -1,6 +1,6 @@
 //! Finds out, while an upstream is left alone, whether it answers again: one cheap call at a time, for which no caller waits.
 
-use super::{Event, Fault, Shared, fault};
+use super::{Call, Event, Fault, Shared, fault};
 use crate::{HttpUpstream, Remote};
 use async_trait::async_trait;
 use mortar_model::{Context, Result};
@@ -31,6 +31,75 @@ impl Probe for HttpUpstream {
     async fn probe(&self) -> Result<()> {
         self.reach(&Context::glance()).await
     }
+}
+
+/// A call that may take any time, for as long as this lives. While there are such calls, somebody sees to it that they do
+/// not wait for an upstream that is gone.
+pub(super) struct Endless(Arc<Shared>);
+
+impl Endless {
+    pub fn begin(shared: &Arc<Shared>) -> Self {
+        shared.endless.fetch_add(1, Ordering::SeqCst);
+        watch_over(shared);
+        Self(shared.clone())
+    }
+}
+
+impl Drop for Endless {
+    fn drop(&mut self) {
+        self.0.endless.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+/// Asks whether anybody is there when nothing was heard for a while, less and less often where nothing else is to be heard;
+/// ends with the last of the calls, or when nobody was there. One at a time, however often it is started.
+fn watch_over(shared: &Arc<Shared>) {
+    let Some(probe) = shared.probe.clone() else { return };
+    if shared.watched.swap(true, Ordering::SeqCst) {
+        return;
+    }
+    let breaker = Arc::downgrade(shared);
+    tokio::spawn(async move {
+        let (mut pause, mut heard) = (Duration::ZERO, None);
+        while let Some(shared) = breaker.upgrade() {
+            let now = shared.activity.load(Ordering::Relaxed);
+            let (shortest, longest) = shared.limits;
+            let is_quiet = heard.replace(now) == Some(now);
+            pause = if is_quiet { (pause * 2).min(longest) } else { shortest / 2 };
+            if is_quiet {
+                let limit = shared.judge.lock().limit(Call::LookUp);
+                drop(shared);
+                // Who refuses is there, or the calls, which go the same way, fail as well.
+                let answered = tokio::time::timeout(limit, probe.probe()).await;
+                let Some(shared) = breaker.upgrade() else { return };
+                if answered.is_err() && shared.activity.load(Ordering::Relaxed) == now {
+                    shared.watched.store(false, Ordering::SeqCst);
+                    shared.apply(Event::Deserted);
+                    return;
+                }
+                if matches!(answered, Ok(Ok(()))) {
+                    shared.touch();
+                    // That was no news of anything else.
+                    heard = Some(shared.activity.load(Ordering::Relaxed));
+                }
+            }
+            tokio::time::sleep(pause).await;
+            if breaker.upgrade().is_none_or(|shared| is_over(&shared)) {
+                return;
+            }
+        }
+    });
+}
+
+/// Whether no call waits any more; from then on the next one has to begin anew.
+fn is_over(shared: &Shared) -> bool {
+    let none = || shared.endless.load(Ordering::SeqCst) == 0;
+    if !none() {
+        return false;
+    }
+    shared.watched.store(false, Ordering::SeqCst);
+    // One that came in between found it watched.
+    none() || shared.watched.swap(true, Ordering::SeqCst)
 }
 
 /// Probes until it would tell nothing any more, or nobody has the breaker. One at a time, however often it is started.

@@ -185,6 +185,19 @@ async fn executions_alone_notice_that_nobody_is_there() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn executions_that_wait_ask_together_whether_anybody_is_there() {
+    let moody = Moody::new(Mood::Executes);
+    let far = guarded(&moody, Terms::default());
+    let executing = futures::future::join_all((0..1_000).map(|_| far.execute()));
+    let given_up = tokio::time::timeout(60 * SECOND, executing).await;
+    assert!(given_up.is_err(), "they wait for as long as it takes");
+    assert_eq!(moody.calls(), 1_000);
+    // After half a second, 1, 2, 4 and then every 5 s.
+    assert!((10..=20).contains(&moody.probes()), "{}", moody.probes());
+    assert!(far.is_closed());
+}
+
+#[tokio::test(start_paused = true)]
 async fn errors_concern_the_calls_that_fail() {
     let moody = Moody::new(Mood::Fails);
     let far = guarded(&moody, Terms::default());

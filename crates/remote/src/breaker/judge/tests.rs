@@ -112,6 +112,17 @@ fn silence_is_a_matter_of_all_kinds() {
 }
 
 #[test]
+fn who_is_deserted_is_released_at_once() {
+    let mut court = Court::new();
+    let waiting = court.pass(Call::Execute).ticket;
+    let effects = court.apply(Event::Deserted);
+    assert_eq!(effects.released, [true; 5]);
+    assert!(matches!(effects.talk, Some(Talk::Opened(_, Cause::Silence))), "{effects:?}");
+    assert_eq!(court.apply(Event::Left(waiting)), Effects::default());
+    assert!(court.apply(Event::Ask(Call::Execute)).pass.is_none());
+}
+
+#[test]
 fn without_a_probe_a_caller_tries_after_a_while() {
     let mut court = Court::new();
     for _ in 0..2 {

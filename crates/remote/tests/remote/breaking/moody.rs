@@ -37,11 +37,12 @@ pub enum Mood {
 pub struct Moody {
     mood: Mutex<Mood>,
     calls: AtomicUsize,
+    probes: AtomicUsize,
 }
 
 impl Moody {
     pub fn new(mood: Mood) -> Arc<Self> {
-        Arc::new(Self { mood: Mutex::new(mood), calls: AtomicUsize::new(0) })
+        Arc::new(Self { mood: Mutex::new(mood), calls: AtomicUsize::new(0), probes: AtomicUsize::new(0) })
     }
 
     pub fn set(&self, mood: Mood) {
@@ -51,6 +52,10 @@ impl Moody {
     /// Calls that reached it, without probes.
     pub fn calls(&self) -> usize {
         self.calls.load(Ordering::SeqCst)
+    }
+
+    pub fn probes(&self) -> usize {
+        self.probes.load(Ordering::SeqCst)
     }
 
     fn mood(&self) -> Mood {
@@ -81,6 +86,7 @@ impl Moody {
 #[async_trait]
 impl Probe for Moody {
     async fn probe(&self) -> Result<()> {
+        self.probes.fetch_add(1, Ordering::SeqCst);
         self.behave().await
     }
 }
