@@ -37,7 +37,7 @@ impl Executes {
         context: &Context,
         request: &ExecuteRequest,
         progress: &dyn Progress,
-    ) -> Result<(Outcome, bool)> {
+    ) -> Result<(Box<Outcome>, bool)> {
         let upstream = self.upstreams.of(&context.instance)?;
         // Here and below, what is over before the upstream is waited for is in boxes: what waits needs no room for it.
         let action = Box::pin(self.inputs.action(context, request.action_digest)).await?;
@@ -67,9 +67,9 @@ impl Executes {
     }
 
     /// Sends what is missing, then executes. Only what the inner result tells is the upstream's.
-    async fn inputs_first(&self, call: &Call<'_>) -> Result<Result<Outcome>> {
+    async fn inputs_first(&self, call: &Call<'_>) -> Result<Result<Box<Outcome>>> {
         Box::pin(self.supply(call)).await?;
-        Ok(call.execute(call.context, call.progress).await)
+        Ok(Box::pin(call.execute(call.context, call.progress)).await)
     }
 
     async fn supply(&self, call: &Call<'_>) -> Result<()> {
@@ -89,7 +89,7 @@ struct Call<'a> {
 }
 
 impl Call<'_> {
-    async fn execute(&self, context: &Context, progress: &dyn Progress) -> Result<Outcome> {
+    async fn execute(&self, context: &Context, progress: &dyn Progress) -> Result<Box<Outcome>> {
         self.upstream.execute(context, self.request.clone(), self.inline, progress).await
     }
 }
@@ -129,6 +129,6 @@ impl Executor for Executes {
         } else {
             self.results.note(context, &outcome.result);
         }
-        Ok(outcome)
+        Ok(*outcome)
     }
 }

@@ -55,7 +55,9 @@ impl UpstreamAddress {
     pub fn check(&self) -> Result<()> {
         match link::is_http(&self.uri) {
             true => self.uri.parse::<HttpAddress>().map(drop),
-            false => self.uri.parse::<Endpoint>().map(drop),
+            false => self.uri.parse::<Endpoint>().map(drop).map_err(|error| {
+                error.hint("an HTTP cache is given as `http://HOST:PORT/PATH` or `https://HOST/PATH`")
+            }),
         }
     }
 }

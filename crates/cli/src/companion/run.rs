@@ -270,6 +270,7 @@ mod tests {
         assert_eq!(parse(&["web=https://me:secret@a/cache"]).unwrap(), ["web https://a/cache"]);
         for (bad, needle) in [
             (&["a:1"][..], "not spoken"),
+            (&["a:1"], "an HTTP cache is given as"),
             (&["a//b=grpc://a:1"], "single slashes"),
             (&["grpc://a:1", "grpc://b:1"], "two servers for instance ``"),
         ] {

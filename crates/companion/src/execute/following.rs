@@ -15,7 +15,7 @@ const GOES_ON: Duration = Duration::from_secs(5);
 
 impl Executes {
     /// Executes at once and sends what is missing meanwhile. Only what the inner result tells is the upstream's.
-    pub(super) async fn inputs_following(&self, call: &Call<'_>) -> Result<Result<Outcome>> {
+    pub(super) async fn inputs_following(&self, call: &Call<'_>) -> Result<Result<Box<Outcome>>> {
         let inputs_follow = Some(InputsFollow::new(&session(), PATIENCE)?);
         let context = Context { inputs_follow, ..call.context.clone() };
         let stages = Stages { told: call.progress, goes_on: AtomicBool::new(false) };

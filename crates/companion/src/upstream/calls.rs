@@ -2,7 +2,7 @@
 
 use super::{Link, Upstream, add, is_away, is_full, is_stranger};
 use bytes::Bytes;
-use futures::stream::BoxStream;
+use futures::{FutureExt, TryFutureExt, stream::BoxStream};
 use mortar_model::{
     ActionCache, ActionKey, ActionResult, AheadBounds, Blob, BlobStore, Coming, Context, Digest, DigestSet,
     Error, ExecuteRequest, Outcome, Progress, Range, Result, Whence,
@@ -153,10 +153,11 @@ impl Upstream {
         request: ExecuteRequest,
         inline: &Inline,
         progress: &dyn Progress,
-    ) -> Result<Outcome> {
+    ) -> Result<Box<Outcome>> {
         self.has_executed.store(true, Ordering::Relaxed);
         let there = Context { operation: None, ..self.context(context) };
-        let execute = Box::pin(self.link.execute(&there, request, inline, progress));
+        // An outcome has room for many things; in a box, those who wait for it need none at each step of its way.
+        let execute = Box::pin(self.link.execute(&there, request, inline, progress)).map_ok(Box::new);
         self.call(&there, Call::Execute, 0, execute).await
     }
 
@@ -178,20 +179,24 @@ impl Upstream {
     }
 
     /// A call that no port stands for, through the breaker.
-    async fn call<T>(
-        &self,
-        there: &Context,
+    // Here and below no async functions: they would have room for `work` twice, as given and as waited for.
+    fn call<'a, T: 'a>(
+        &'a self,
+        there: &'a Context,
         call: Call,
         bytes: u64,
-        work: impl Future<Output = Result<T>>,
-    ) -> Result<T> {
-        self.hear(call, self.breaker.call(there, call, bytes, work)).await
+        work: impl Future<Output = Result<T>> + 'a,
+    ) -> impl Future<Output = Result<T>> + 'a {
+        self.hear(call, self.breaker.call(there, call, bytes, work))
     }
 
-    async fn hear<T>(&self, call: Call, work: impl Future<Output = Result<T>>) -> Result<T> {
+    fn hear<'a, T: 'a>(
+        &'a self,
+        call: Call,
+        work: impl Future<Output = Result<T>> + 'a,
+    ) -> impl Future<Output = Result<T>> + 'a {
         let begun = Instant::now();
-        let outcome = work.await;
-        self.heard(call, begun, outcome)
+        work.map(move |outcome| self.heard(call, begun, outcome))
     }
 
     /// Takes note of how a call went. To tell people that nobody was there is the breaker's.
