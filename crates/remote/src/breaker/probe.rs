@@ -1,4 +1,5 @@
-//! Finds out, while an upstream is left alone, whether it answers again: one cheap call at a time, for which no caller waits.
+//! Asks an upstream whether it is there, by one cheap call at a time, for which no caller waits: while it is left alone, and
+//! while calls that may take any time hear nothing of it.
 
 use super::{Call, Event, Fault, Shared, fault};
 use crate::{HttpUpstream, Remote};
