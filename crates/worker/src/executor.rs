@@ -11,28 +11,27 @@ use crate::{
     job::Job,
     live_logs::LiveLogs,
     outputs::Places,
-    persistent::{Attempt, Pool, Subject, Workshop},
+    persistent::{Attempt, Done, Pool, Subject, Workshop},
     record::record,
-    room,
+    room::Room,
     run::{self, Launch},
     scratch::Scratch,
     source::Source,
     stage::{Plan, Protection, Staged, stage},
-    tree::{Known, Tree},
+    tree::Known,
+    trials::{open_cache, probe},
     upload::upload,
 };
-use async_trait::async_trait;
 use mortar_model::{
-    Action, Clock, Command, Context, Digest, DigestFunction, Error, ExecuteRequest, ExecutionMetadata,
-    Executor, Kind, Outcome, Progress, Result, Stage, SystemClock, Termination, session::Run,
+    Action, Clock, Command, DigestFunction, Error, ExecutionMetadata, Kind, Outcome, Progress, Result,
+    SystemClock, Termination, session::Run,
 };
-use mortar_sandbox::{Ending, Exit, Isolation, Layers, Sandbox, Spec};
+use mortar_sandbox::{Ending, Exit, Isolation, Layers, Sandbox};
 use std::{
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
 };
-use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 /// Runs actions on this machine. Cheap to clone: all clones are the same worker.
@@ -51,6 +50,7 @@ struct Inner {
     /// They end before their directories go.
     persistent: Pool,
     scratch: Arc<Scratch>,
+    room: Room,
     logs: LiveLogs,
     clock: Arc<dyn Clock>,
 }
@@ -90,8 +90,21 @@ impl Worker {
         let logs = LiveLogs::default();
         let scratch = Arc::new(scratch);
         let persistent = Pool::new(config.slots, config.persistent_idle, Arc::clone(&scratch));
-        let inner =
-            Inner { config, stores, sandbox, images, layers, known, cache, persistent, scratch, logs, clock };
+        let room = Room::new(&config.name, &config.work_directory);
+        let inner = Inner {
+            config,
+            stores,
+            sandbox,
+            images,
+            layers,
+            known,
+            cache,
+            persistent,
+            scratch,
+            room,
+            logs,
+            clock,
+        };
         Ok(Self(Arc::new(inner)))
     }
 
@@ -149,11 +162,12 @@ impl Worker {
             clock: Arc::clone(&inner.clock),
         };
         job.enter(|times| &mut times.worker_start);
-        let explain = |error| room::explain(&inner.config.name, &inner.config.work_directory, error);
+        let explain = |error| inner.room.explain(error);
         let directory = inner.scratch.directory().await.map_err(explain)?;
         inner.logs.begin(&run.execution, &directory);
         let result = Box::pin(inner.steps(&mut job, run.default_timeout, &directory)).await.map_err(explain);
         inner.logs.end(&run.execution);
+        inner.room.look();
         match inner.sandbox.protects_inputs() {
             true => inner.scratch.empty(directory).await,
             // The command could do with it what it wanted.
@@ -161,67 +175,6 @@ impl Worker {
         }
         result
     }
-}
-
-/// Tries the sandbox in a directory made for that.
-async fn probe(scratch: &Scratch, sandbox: &Sandbox) -> Result<Layers> {
-    let directory = scratch.directory().await?;
-    let (probed, within) = (sandbox.clone(), directory.clone());
-    let layers = blocking(move || {
-        probed
-            .probe(&within)
-            .map_err(|error| Error::new(Kind::FailedPrecondition { message: error.to_string() }))
-    });
-    let layers = layers.await;
-    scratch.remove(directory).await;
-    layers
-}
-
-/// The cache of input roots, if the kernel lets the sandbox lay directories over each other, and us hide what they hold.
-async fn open_cache(
-    config: &WorkerConfig,
-    scratch: &Scratch,
-    sandbox: &Sandbox,
-) -> Result<Option<DirectoryCache>> {
-    let Some(limits) = config.cache.filter(|_| config.sandbox.isolation == Isolation::Namespaces) else {
-        return Ok(None);
-    };
-    let directory = scratch.directory().await?;
-    let (probed, within) = (sandbox.clone(), directory.clone());
-    let refused = blocking(move || {
-        let tried = try_layers(&probed, &within);
-        Ok(tried.unwrap_or_else(|error| Some(error.to_string())))
-    });
-    let refused = refused.await;
-    scratch.remove(directory).await;
-    if let Some(why) = refused? {
-        tracing::info!(why, "no overlay for us here; each action gets an input root made of links");
-        return Ok(None);
-    }
-    DirectoryCache::open(&scratch.cache(), limits).map(Some)
-}
-
-fn try_layers(sandbox: &Sandbox, directory: &Path) -> std::io::Result<Option<String>> {
-    let lower = ["lower1", "lower2"].map(|name| directory.join(name));
-    for path in lower.iter().chain([&directory.join("exec")]) {
-        std::fs::create_dir(path)?;
-    }
-    crate::cache::hide(&lower[0].join("hidden"))?;
-    let lower = ["lower1", "lower2"].map(Into::into).to_vec();
-    let spec = Spec { directory: directory.into(), lower, ..Spec::default() };
-    let layers = sandbox.probe_lower(spec).map_err(std::io::Error::other)?;
-    Ok((!layers.complete()).then(|| layers.to_string()))
-}
-
-/// A command to be run in a process of its own.
-struct Plain<'a> {
-    command: &'a Command,
-    root: Arc<Tree>,
-    places: Places,
-    /// The root of its image.
-    seen: Option<PathBuf>,
-    limit: Duration,
-    directory: &'a Path,
 }
 
 /// A command that was run.
@@ -250,19 +203,8 @@ impl Inner {
             places: &places,
             image: seen.as_deref(),
         };
-        let workshop = self.workshop();
-        let attempt = workshop.attempt(job, &subject, image.clone(), limit, directory).await?;
-        let Ran { exit, directory, lower, note } = match attempt {
-            Attempt::Done(done) => {
-                Ran { exit: done.exit, directory: done.directory, lower: None, note: None }
-            }
-            Attempt::Plain(note) => {
-                let plain = Plain { command: &command, root, places, seen, limit, directory };
-                let (exit, lower) = self.plain(job, plain).await?;
-                Ran { exit, directory: directory.to_owned(), lower, note }
-            }
-        };
-        room::check(&self.config.name, &directory)?;
+        let ran = self.ran(job, &subject, image.clone(), limit, directory);
+        let Ran { exit, directory, lower, note } = self.room.during(ran).await?;
         drop(image);
         job.metadata.virtual_execution_duration = Some(exit.wall);
 
@@ -279,16 +221,43 @@ impl Inner {
         Ok(outcome)
     }
 
+    /// Runs the command, the way that suits it.
+    async fn ran(
+        &self,
+        job: &mut Job,
+        subject: &Subject<'_>,
+        image: Option<Arc<InUse>>,
+        limit: Duration,
+        directory: &Path,
+    ) -> Result<Ran> {
+        let attempt = self.workshop().attempt(job, subject, image, limit, directory).await?;
+        let note = match attempt {
+            Attempt::Done(Done { exit, directory }) => {
+                return Ok(Ran { exit, directory, lower: None, note: None });
+            }
+            Attempt::Plain(note) => note,
+        };
+        let (exit, lower) = self.plain(job, subject, limit, directory).await?;
+        Ok(Ran { exit, directory: directory.to_owned(), lower, note })
+    }
+
     fn workshop(&self) -> Workshop<'_> {
         let Self { config, stores, sandbox, scratch, persistent: pool, .. } = self;
         Workshop { config, stores, sandbox, scratch, pool }
     }
 
     /// Runs a command in a process of its own.
-    async fn plain(&self, job: &mut Job, plain: Plain<'_>) -> Result<(Exit, Option<Lease>)> {
-        let Plain { command, root, places, seen, limit, directory } = plain;
+    async fn plain(
+        &self,
+        job: &mut Job,
+        subject: &Subject<'_>,
+        limit: Duration,
+        directory: &Path,
+    ) -> Result<(Exit, Option<Lease>)> {
+        let &Subject { command, root, places, image, .. } = subject;
         let protection = Protection { link: self.sandbox.protects_inputs(), owner: self.sandbox.owner() };
-        let plan = Plan { root, places, exec: directory.join("exec"), protection };
+        let plan =
+            Plan { root: root.clone(), places: places.clone(), exec: directory.join("exec"), protection };
         let Staged { places, lower } = stage(job, &self.stores, self.cache.as_ref(), plan).await?;
         job.note(|times| &mut times.input_fetch_completed);
 
@@ -297,7 +266,8 @@ impl Inner {
         let layers =
             lower.as_ref().map(|lower| self.scratch.seen_from_run(&lower.layers())).unwrap_or_default();
         let (usable, directory) = (self.config.usable.clone(), directory.to_owned());
-        let launch = Launch { directory, writable, lower: layers, image: seen, limit, usable };
+        let image = image.map(Path::to_owned);
+        let launch = Launch { directory, writable, lower: layers, image, limit, usable };
         let exit = run::run(job, &self.sandbox, command, launch).await?;
         job.note(|times| &mut times.execution_completed);
         job.metadata.usage = Some(run::usage(&exit));
@@ -369,53 +339,4 @@ fn outcome(
     };
     let message = run::explain(exit.ending, limit, usable);
     Outcome { result, cached: false, termination, message, server_logs: Vec::new() }
-}
-
-/// For those who have an action and no server: nothing is looked up, queued or merged.
-#[async_trait]
-impl Executor for Worker {
-    async fn execute(
-        &self,
-        context: &Context,
-        request: ExecuteRequest,
-        progress: &dyn Progress,
-    ) -> Result<Outcome> {
-        let (sender, mut reports) = mpsc::unbounded_channel();
-        let cancelled = CancellationToken::new();
-        // Whoever drops this future wants no outcome; the task then kills the command and cleans up behind it.
-        let _stop = cancelled.clone().drop_guard();
-        let (worker, run) = (self.clone(), self.direct(context, request.action_digest));
-        let mut task =
-            tokio::spawn(async move { worker.run(run, Arc::new(Forward(sender)), cancelled).await });
-        loop {
-            tokio::select! {
-                biased;
-                Some((stage, metadata)) = reports.recv() => progress.report(stage, &metadata),
-                ended = &mut task => {
-                    return ended.unwrap_or_else(|error| Err(Error::internal("an execution panicked").with_source(error)));
-                }
-            }
-        }
-    }
-}
-
-impl Worker {
-    fn direct(&self, context: &Context, action_digest: Digest) -> Run {
-        Run {
-            execution: mortar_model::session::ExecutionId("direct".into()),
-            context: context.clone(),
-            action_digest,
-            metadata: ExecutionMetadata::default(),
-            default_timeout: self.0.config.default_timeout,
-        }
-    }
-}
-
-struct Forward(mpsc::UnboundedSender<(Stage, ExecutionMetadata)>);
-
-impl Progress for Forward {
-    fn report(&self, stage: Stage, metadata: &ExecutionMetadata) {
-        // Where nobody listens any more, nobody wants to know.
-        self.0.send((stage, metadata.clone())).ok();
-    }
 }

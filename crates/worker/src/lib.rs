@@ -11,6 +11,7 @@
 //! 4. `collect` looks at what the command left; `upload` stores it.
 //! 5. `record` puts the result of a success into the action cache.
 //!
+//! Before the first one, `trials` finds out what the machine permits. Who has an action and no server has `direct`.
 //! What a command has written by now can be read while it runs (`live_logs`).
 //!
 //! Storage, action cache and the way to the server are passed in: in one process with the server they are the
@@ -24,6 +25,7 @@ mod capacity;
 mod collect;
 mod config;
 mod connect;
+mod direct;
 mod executor;
 mod fetch;
 mod images;
@@ -41,6 +43,7 @@ mod shutdown;
 mod source;
 mod stage;
 mod tree;
+mod trials;
 mod undelivered;
 mod upload;
 

@@ -107,3 +107,20 @@ async fn outputs_that_do_not_fit_are_no_results() {
     assert_eq!(worker(&outcome), "large");
     assert!(executions(&house.server, "retried") >= 2);
 }
+
+/// The disk is full, and has room again when the command has failed for it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_failure_on_a_disk_that_was_full_is_no_result() {
+    let house = House::new();
+    let script = format!(
+        "head -c {TOO_MUCH} /dev/zero > much || failed=1; sleep 0.3; rm much; echo whole > out; exit $failed"
+    );
+    let task = Task { script, ..Task::default() };
+    let error = task.run(&house.remote).await.unwrap_err();
+    let text = error.to_string();
+    assert!(text.contains("given up after 3 attempts") && text.contains("disk is full"), "{text}");
+    let _large = house.add_a_large_one();
+    let outcome = task.run(&house.remote).await.unwrap();
+    assert_eq!(output(&house.remote, &outcome).await.unwrap(), "whole\n");
+    assert_eq!((outcome.result.exit_code, worker(&outcome)), (0, "large"));
+}

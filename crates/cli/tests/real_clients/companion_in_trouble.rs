@@ -19,10 +19,14 @@ use mortar_testkit::{
 };
 use std::{
     fs,
-    io::Write,
+    io::{self, Write},
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread,
     time::{Duration, Instant},
 };
 
@@ -30,7 +34,7 @@ const LIMIT: Duration = Duration::from_secs(120);
 /// What the disk of a server holds that is to be full.
 const DISK: u64 = 192 << 20;
 
-/// What befalls the server or the way to it.
+/// What befalls the server or the way to it, until it is over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Trouble {
     /// Nothing arrives, and nobody says so.
@@ -166,6 +170,8 @@ struct Site {
     network: Arc<Relay>,
     gate: Gate,
     server: Mortar,
+    /// Whether the trouble is over.
+    ended: Arc<AtomicBool>,
     directory: tempfile::TempDir,
 }
 
@@ -182,7 +188,7 @@ impl Site {
         let upstream = format!("grpc://{}", network.address());
         let flags = ["--upstream", &upstream, "--local-worker", "fallback"];
         let companion = Mortar::start(MORTAR, "companion", &near, &flags)?;
-        let site = Site { companion, network, gate, server, directory };
+        let site = Site { companion, network, gate, server, ended: Arc::default(), directory };
         wait_for_local_worker(&site.near())?;
         Ok(site)
     }
@@ -193,12 +199,13 @@ impl Site {
 
     /// What makes the trouble, from wherever it is called.
     fn troubles(&self, trouble: Trouble) -> Box<dyn FnOnce() + Send> {
-        let (network, shut, filler) = (self.network.clone(), self.gate.shutter(), self.filler());
+        let (network, shut) = (self.network.clone(), self.gate.shutter());
+        let (filler, ended) = (self.filler(), self.ended.clone());
         Box::new(move || match trouble {
             BlackHole => network.change(|link| link.state = State::BlackHole),
             Reset => network.change(|link| link.state = State::Down),
             Slow => network.change(|link| link.latency = Duration::from_secs(3)),
-            Full => fill(&filler).expect("a disk can be filled"),
+            Full => Filler::start(filler, ended).expect("a disk can be filled"),
             Stranger => shut(true),
         })
     }
@@ -206,7 +213,11 @@ impl Site {
     fn end_trouble(&self, trouble: Trouble) -> Result<()> {
         match trouble {
             BlackHole | Reset | Slow => self.network.set(Link::default()),
-            Full => fs::remove_file(self.filler())?,
+            Full => {
+                self.ended.store(true, Ordering::SeqCst);
+                let gone = || Ok((!self.filler().exists()).then_some(()));
+                process::wait_until("room on the disk", LIMIT, gone)?;
+            }
             Stranger => self.gate.shut(false),
         }
         Ok(())
@@ -232,7 +243,8 @@ impl Site {
     }
 
     fn log(&self) -> String {
-        format!("the companion said:\n{}", self.companion.log().unwrap_or_default())
+        let [near, far] = [&self.companion, &self.server].map(|one| one.log().unwrap_or_default());
+        format!("the companion said:\n{near}\nthe server said:\n{far}")
     }
 }
 
@@ -254,18 +266,43 @@ fn on_a_disk_of_its_own(data: &Path) -> Result<Mortar> {
     Mortar::up(&program, data)
 }
 
-/// Writes until there is no room.
-fn fill(path: &Path) -> Result<()> {
-    let (mut file, chunk) = (fs::File::create(path)?, vec![0; 1 << 16]);
-    let mut piece = chunk.as_slice();
-    loop {
-        match file.write(piece) {
-            Ok(_) => {}
-            Err(error) if error.kind() == std::io::ErrorKind::StorageFull && piece.len() > 1 => {
-                piece = &chunk[..piece.len() / 2];
+/// A file that takes what room there is on a disk, and all that others give back, until it is dropped.
+struct Filler {
+    path: PathBuf,
+    file: fs::File,
+}
+
+impl Filler {
+    /// Fills the disk; then goes on in the background, until `ended`.
+    fn start(path: PathBuf, ended: Arc<AtomicBool>) -> Result<()> {
+        let mut filler = Filler { file: fs::File::create(&path)?, path };
+        filler.fill()?;
+        thread::spawn(move || {
+            while !ended.load(Ordering::SeqCst) && filler.fill().is_ok() {
+                thread::sleep(Duration::from_millis(1));
             }
-            Err(error) if error.kind() == std::io::ErrorKind::StorageFull => return Ok(()),
-            Err(error) => return Err(error.into()),
+        });
+        Ok(())
+    }
+
+    /// Writes until there is no room.
+    fn fill(&mut self) -> io::Result<()> {
+        let chunk = [0; 1 << 16];
+        let mut piece = &chunk[..];
+        loop {
+            match self.file.write(piece) {
+                Ok(_) => {}
+                Err(error) if error.kind() != io::ErrorKind::StorageFull => return Err(error),
+                Err(_) if piece.len() > 1 => piece = &chunk[..piece.len() / 2],
+                Err(_) => return Ok(()),
+            }
         }
+    }
+}
+
+impl Drop for Filler {
+    fn drop(&mut self) {
+        // It goes with the disk.
+        fs::remove_file(&self.path).ok();
     }
 }

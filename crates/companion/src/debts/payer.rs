@@ -30,9 +30,9 @@ const GATHER: Duration = Duration::from_millis(2);
 /// for so long at most.
 const MANY_WRITES: usize = 64;
 const LONGEST_YIELD: Duration = Duration::from_secs(2);
-/// The first and the longest wait before another try.
+/// The first and the longest wait before another try: short enough for the breaker to know that somebody waits.
 const FIRST_WAIT: Duration = Duration::from_millis(200);
-const LONGEST_WAIT: Duration = Duration::from_secs(4);
+const LONGEST_WAIT: Duration = Duration::from_secs(2);
 /// How often an upstream may fail at the same thing by a fault of its own.
 const ATTEMPTS: u32 = 8;
 

@@ -73,8 +73,8 @@ enum State {
         pause: Duration,
         /// Somebody does.
         trial: bool,
-        /// Somebody was refused since the last try.
-        wanted: bool,
+        /// When somebody wanted to call last.
+        asked: Instant,
     },
 }
 
@@ -111,13 +111,13 @@ impl Gate {
             State::Closed => Some(Pass { ticket, limit }),
             State::Open { cause: Cause::NoBenefit, next, .. } if now >= *next => Some(Pass { ticket, limit }),
             // In silence it is the probe that tries; without one, a caller does, after the longest pause.
-            State::Open { cause, next, trial, wanted, .. } => {
+            State::Open { cause, next, trial, asked, .. } => {
+                *asked = now;
                 let patience = if *cause == Cause::Silence { terms.pauses.1 } else { Duration::ZERO };
                 if *trial || now < *next + patience || *cause == Cause::NoBenefit {
-                    *wanted = true;
                     return None;
                 }
-                (*trial, *wanted) = (true, false);
+                *trial = true;
                 Some(Pass { ticket: Ticket { trial: true, ..ticket }, limit })
             }
         }
@@ -188,13 +188,12 @@ impl Gate {
     }
 
     /// A probe was answered: where nobody but the connection was to blame, or nobody calls any more, that settles it. Who
-    /// was refused may try first, if that is soon.
+    /// called not long ago comes again, and a call tells more: a server whose disk is full answers probes.
     pub(super) fn reached(&mut self, now: Instant, terms: &Terms) {
-        if let State::Open { cause, next, trial, wanted, .. } = &mut self.state {
-            let patience = if *wanted { terms.pauses.1 / 2 } else { Duration::ZERO };
+        if let State::Open { cause, next, trial, asked, .. } = self.state {
             match cause {
                 Cause::Silence => self.close(now),
-                Cause::Errors if !*trial && now >= *next + patience => self.close(now),
+                Cause::Errors if !trial && now >= next.max(asked + terms.pauses.1) => self.close(now),
                 Cause::Errors | Cause::NoBenefit => {}
             }
         }
@@ -224,7 +223,7 @@ impl Gate {
         };
         // Nothing was said of a cache that is too slow but that it is: hardly news soon.
         let pause = if cause == Cause::NoBenefit { longest } else { pause.min(longest) };
-        self.state = State::Open { cause, next: now + pause, pause, trial: false, wanted: false };
+        self.state = State::Open { cause, next: now + pause, pause, trial: false, asked: now };
         self.turn();
     }
 
