@@ -5,6 +5,7 @@
 //! in which they came, and results once all blobs that they need are there. What is owed is bounded: beyond that, writes
 //! wait, and are refused in the end with a time to come again.
 
+mod errand;
 mod owing;
 mod payer;
 mod report;
@@ -14,6 +15,7 @@ pub(crate) use payer::{Payers, pay};
 pub use report::{Flushed, Left, Refused};
 
 use crate::upstream::Upstreams;
+use errand::Errand;
 use mortar_model::{ActionKey, Codec, Context, Digest, Error, HashIndex, Holds, KeptResult, Kind, Result};
 use mortar_store::{Journal, Owed, OwedEntry};
 use owing::{Owing, Room};
@@ -53,6 +55,7 @@ pub(crate) struct Debts {
     /// A write is not acknowledged before it is upstream.
     write_through: bool,
     state: Mutex<State>,
+    errand: Errand,
     /// Blobs that are being written here, for clients who wait for that.
     writing: AtomicUsize,
     /// There is something to pay.
@@ -125,6 +128,7 @@ impl Debts {
             bounds,
             write_through,
             state: Mutex::new(state),
+            errand: Errand::new(),
             writing: AtomicUsize::new(0),
             news,
             settled,

@@ -14,7 +14,7 @@ use mortar_model::{Context, DigestSet, Error};
 use mortar_store::Owed;
 use std::{
     sync::{Arc, atomic::Ordering},
-    time::Duration,
+    time::{Duration, Instant},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -232,7 +232,8 @@ impl Taken<'_> {
     /// Of the calls: all are of one instance.
     fn context(&self) -> Context {
         let instance = self.debts.first().map(|debt| debt.instance.clone()).unwrap_or_default();
-        Context::internal().with_instance(instance)
+        let request = self.payer.debts.errand.at(Instant::now());
+        Context { instance, request, ..Context::default() }
     }
 }
 

@@ -63,6 +63,19 @@ async fn what_is_owed_while_the_upstream_is_away_is_paid_when_it_is_back_also_by
     running.end().await;
 }
 
+/// A server may let go what no invocation counts on, even a blob whose result is still to come.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_owed_is_paid_as_an_invocation_of_the_companion() {
+    let (directory, upstream) = (tempfile::tempdir().unwrap(), upstream(Some(LEASE)).await);
+    let running = run(settings(directory.path(), &upstream.url)).await;
+    let outputs = [running.put(500).await.0, running.put(5_000_000).await.0];
+    running.put_result(&outputs).await;
+    running.flush().await;
+    let writers = upstream.watch.writers();
+    assert!(writers.len() == 1 && !writers.contains(""), "{writers:?}");
+    running.end().await;
+}
+
 /// As in a race: who sees it takes it for done, and whoever puts it is dropped.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_result_that_can_be_seen_is_owed_though_its_writer_is_gone() {

@@ -15,7 +15,7 @@ use mortar_services::{
 use mortar_store::{Completeness, MemoryStore, Results};
 use mortar_wire::Protobuf;
 use parking_lot::Mutex;
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 use tokio::task::JoinHandle;
 
 /// Something that the server was asked.
@@ -58,6 +58,7 @@ pub struct Watch {
     cached: Arc<Mutex<Vec<Digest>>>,
     sizes: Arc<Mutex<Vec<(ActionKey, u64)>>>,
     holds: Arc<tokio::sync::watch::Sender<bool>>,
+    writers: Arc<Mutex<BTreeSet<String>>>,
 }
 
 impl Watch {
@@ -83,6 +84,15 @@ impl Watch {
     /// The sizes of actions that it was told with look-ups and results, since this was called last.
     pub fn sizes(&self) -> Vec<(ActionKey, u64)> {
         std::mem::take(&mut self.sizes.lock())
+    }
+
+    /// The invocations that wrote blobs or results.
+    pub fn writers(&self) -> BTreeSet<String> {
+        self.writers.lock().clone()
+    }
+
+    fn note_writer(&self, context: &Context) {
+        self.writers.lock().insert(context.request.tool_invocation_id.clone());
     }
 
     fn note_size(&self, context: &Context, key: ActionKey) {
@@ -186,6 +196,7 @@ impl BlobStore for Watched {
     }
 
     async fn write(&self, context: &Context, digest: Digest, blob: Blob) -> Result<()> {
+        self.watch.note_writer(context);
         self.watch.admit(&Asked::Wrote(digest))?;
         self.store.write(context, digest, blob).await?;
         self.watch.note(Asked::Wrote(digest))
@@ -206,6 +217,7 @@ impl UploadSessions for Watched {
         digest: Digest,
         encoding: Encoding,
     ) -> Result<Box<dyn Upload>> {
+        self.watch.note_writer(context);
         let inner = self.store.open(context, id, digest, encoding).await?;
         Ok(Box::new(WatchedUpload { inner, watch: self.watch.clone(), digest }))
     }
@@ -248,6 +260,7 @@ impl ActionCache for Watched {
 
     /// A result whose blobs are not there would be dropped without a word: here it is noted.
     async fn put(&self, context: &Context, key: ActionKey, result: ActionResult) -> Result<()> {
+        self.watch.note_writer(context);
         self.watch.note_size(context, key);
         let holes = self.store.find_missing(context, &result.named_blobs()).await?;
         self.watch.note(if holes.is_empty() { Asked::Put(key) } else { Asked::PutTooEarly(key) })?;
