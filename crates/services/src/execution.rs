@@ -135,11 +135,16 @@ impl Telling {
             let _ = tokio::time::timeout(HEARTBEAT, self.watch.states.changed()).await;
         }
         self.told = true;
-        let state = self.watch.states.borrow_and_update().clone();
-        let operation = &self.watch.operation;
         // In a box: a stream that waits needs no room for it.
-        let message = Box::pin(whole(operation, &state, &operation.hints, self.blobs.as_ref())).await;
+        let message = Box::pin(self.message()).await;
         let over = message.done;
         (message, (!over).then_some(self))
+    }
+
+    /// How the operation stands now.
+    async fn message(&mut self) -> longrunning::Operation {
+        let state = self.watch.states.borrow_and_update().clone();
+        let operation = &self.watch.operation;
+        whole(operation, &state, &operation.hints, self.blobs.as_ref()).await
     }
 }

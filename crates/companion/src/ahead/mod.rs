@@ -28,6 +28,8 @@ use tokio_util::task::TaskTracker;
 const BOUNDS: AheadBounds = AheadBounds { results: 1_024, blob: 64 << 10, bytes: 32 << 20 };
 /// Results that are being kept at the same time.
 const KEEPING: usize = 64;
+/// A look that brings so many in a row that came before goes the way of another one, and ends.
+const KNOWN_WAY: usize = 32;
 /// Invocations that are followed.
 const COURSES: usize = 64;
 
@@ -46,6 +48,14 @@ struct Inner {
 
 /// An invocation.
 type Whose = (InstanceName, String);
+
+/// A result that came.
+struct Kept {
+    /// It did not come before.
+    is_new: bool,
+    /// Where to go on after it.
+    further: (DigestFunction, Bytes),
+}
 
 /// One who waits for a result that may come by itself.
 pub(crate) struct Arrival(Option<oneshot::Receiver<()>>);
@@ -132,7 +142,7 @@ impl Ahead {
         });
     }
 
-    /// One look: how many results it brought, and from where it can go on.
+    /// One look: how many new results it brought, and from where it can go on.
     async fn bring(
         &self,
         results: &NearResults,
@@ -142,36 +152,43 @@ impl Ahead {
     ) -> Result<(usize, Option<(DigestFunction, Bytes)>)> {
         let stream = upstream.follow(context, whence, BOUNDS).await?;
         let mut kept = stream.map(|coming| self.keep(results, upstream, context, coming)).buffered(KEEPING);
-        let (mut brought, mut last) = (0, None);
+        let (mut came, mut brought, mut known, mut last) = (0, 0, 0, None);
         while let Some(one) = kept.next().await {
             match one {
-                Ok(further) => (brought, last) = (brought + 1, Some(further)),
+                Ok(Kept { is_new, further }) => {
+                    (came, last) = (came + 1, Some(further));
+                    (brought, known) = if is_new { (brought + 1, 0) } else { (brought, known + 1) };
+                }
                 Err(error) => {
                     tracing::debug!(%error, "no more is sent ahead");
                     return Ok((brought, None));
                 }
             }
+            if known == KNOWN_WAY {
+                return Ok((brought, None));
+            }
         }
-        let ended_early = brought < BOUNDS.results as usize;
+        let ended_early = came < BOUNDS.results;
         Ok((brought, last.filter(|_| !ended_early)))
     }
 
-    /// Keeps one result that came; where to go on after it.
+    /// Keeps one result that came.
     async fn keep(
         &self,
         results: &NearResults,
         upstream: &Upstream,
         context: &Context,
         coming: Result<Coming>,
-    ) -> Result<(DigestFunction, Bytes)> {
+    ) -> Result<Kept> {
         let coming = coming?;
-        let (key, cursor) = (coming.key, coming.cursor.clone());
+        let key = coming.key;
+        let further = (key.function, coming.cursor.clone());
         if self.with(context, |course| course.comes(key)) == Some(false) {
-            return Ok((key.function, cursor));
+            return Ok(Kept { is_new: false, further });
         }
         results.keep_ahead(context, upstream, coming).await?;
         self.0.sent_ahead.fetch_add(1, Ordering::Relaxed);
         self.with(context, |course| course.came(key));
-        Ok((key.function, cursor))
+        Ok(Kept { is_new: true, further })
     }
 }

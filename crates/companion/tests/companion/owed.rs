@@ -8,7 +8,12 @@ use crate::{
 use mortar_companion::{Bounds, Mode, Settings};
 use mortar_model::{ActionCache, ActionKey, BlobStoreExt, Kind};
 use mortar_remote::Endpoint;
-use std::{collections::HashSet, time::Duration};
+use mortar_testkit::faults;
+use std::{
+    collections::HashSet,
+    time::{Duration, Instant},
+};
+use tokio::task::JoinSet;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn blobs_come_before_the_results_that_name_them() {
@@ -73,6 +78,32 @@ async fn what_is_owed_is_paid_as_an_invocation_of_the_companion() {
     running.flush().await;
     let writers = upstream.watch.writers();
     assert!(writers.len() == 1 && !writers.contains(""), "{writers:?}");
+    running.end().await;
+}
+
+/// Many writes at a time mean that a client waits for this machine.
+#[tokio::test(flavor = "multi_thread")]
+async fn uploads_let_a_crowd_of_writes_go_first_but_not_for_ever() {
+    let (directory, upstream) = (tempfile::tempdir().unwrap(), upstream(Some(LEASE)).await);
+    let running = run(settings(directory.path(), &upstream.url)).await;
+    let blobs = running.companion.worker_ports(Mode::Race).blobs;
+    let mut crowd = JoinSet::new();
+    for _ in 0..65 {
+        let (digest, bytes) = fresh(1_000);
+        let (blob, stalled) = faults::stalling(digest.size(), bytes);
+        let blobs = blobs.clone();
+        crowd.spawn(async move { blobs.write(&context(), digest, blob).await });
+        stalled.await.unwrap();
+    }
+    let begun = Instant::now();
+    let (digest, _) = running.put(500).await;
+    until("the small blob is upstream", async || upstream.watch.has(&Asked::Wrote(digest))).await;
+    // However slow this machine is, it took no less.
+    assert!(begun.elapsed() >= Duration::from_secs(2), "{:?}", begun.elapsed());
+    assert_eq!(crowd.len(), 65, "none has ended");
+    crowd.shutdown().await;
+    let (digest, _) = running.put(500).await;
+    until("the next one is, too", async || upstream.watch.has(&Asked::Wrote(digest))).await;
     running.end().await;
 }
 

@@ -119,6 +119,8 @@ pub(super) struct Progress {
     pub saved_at: Instant,
     /// The log is to turn to a new segment.
     pub seal: bool,
+    /// The last time, that could not be done, and people know it.
+    pub stuck: bool,
 }
 
 impl Shared {

@@ -276,6 +276,7 @@ impl Shared {
             saved: 0,
             saved_at: Instant::now(),
             seal: false,
+            stuck: false,
         };
         let shared = Self {
             secret,

@@ -26,10 +26,14 @@ impl Shared {
         // Any record makes the log turn to the new segment; this one says what is true.
         let nothing = super::key::Key { space: super::key::Space::Value, hash: [0; 32] };
         let answer = self.log.append([self.removal(nothing)]).pop().map(answered_blocking)?;
+        let was_stuck = std::mem::replace(&mut self.progress.lock().stuck, answer.is_err());
         match answer {
             Ok(_) => Some(last),
             Err(error) => {
-                tracing::warn!("no segment can be begun, so none is reclaimed: {error}");
+                // It is tried each time that somebody has no room.
+                if !was_stuck {
+                    tracing::warn!("no segment can be begun, so none is reclaimed until then: {error}");
+                }
                 None
             }
         }
