@@ -43,6 +43,9 @@ pub struct Arguments {
     /// The genrules of `lost` [default: 100].
     #[arg(long, value_name = "N")]
     lost: Option<u32>,
+    /// How often each build of `mixed` and `actions` is measured; what is told is the median.
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
+    rounds: u32,
     /// Bazel's --jobs, but in `lost`.
     #[arg(long, value_name = "N", default_value_t = 8)]
     jobs: u32,
@@ -74,6 +77,7 @@ struct Sizes {
     lookups: u32,
     lost: u32,
     jobs: u32,
+    rounds: u32,
 }
 
 /// Measures and prints.
@@ -96,6 +100,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         lookups: size(arguments.lookups, scenarios::LOOKUPS, 100),
         lost: size(arguments.lost, lost::LOST, 20),
         jobs: arguments.jobs,
+        rounds: arguments.rounds,
     };
     let asked = match arguments.only.as_slice() {
         [] => Scenario::value_variants(),

@@ -4,6 +4,7 @@
 //! and owed to the upstream. Whether a blob is there is answered from here and from what is known; how far the upstream
 //! itself is asked depends on who asks ([`Asks`]).
 
+mod arriving;
 mod encoded;
 mod far;
 mod hashes;
@@ -15,8 +16,9 @@ pub(crate) use hashes::Hashes;
 pub(crate) use uploads::Uploads;
 
 use crate::{debts::Debts, upstream::Upstreams};
+use arriving::Arriving;
 use async_trait::async_trait;
-use mortar_model::{ActionResult, Blob, BlobStore, BlobStoreExt, Context, Digest, DigestSet, Range, Result};
+use mortar_model::{ActionResult, Blob, BlobStore, Context, Digest, DigestSet, Range, Result};
 use mortar_store::{DiskStore, ReadThrough, SingleFlight};
 use std::sync::Arc;
 
@@ -43,6 +45,7 @@ pub(crate) enum Asks {
 #[derive(Clone)]
 pub(crate) struct Near {
     disk: Arc<DiskStore>,
+    arriving: Arc<Arriving>,
     fetching: Arc<SingleFlight>,
     through: Arc<ReadThrough>,
     upstreams: Arc<Upstreams>,
@@ -56,7 +59,8 @@ impl Near {
         let far = Arc::new(Far::new(upstreams.clone()));
         let through = Arc::new(ReadThrough::new(disk.clone(), far));
         let fetching = Arc::new(SingleFlight::new(through.clone(), MERGED));
-        Self { disk, fetching, through, upstreams, debts, asks: Asks::Large }
+        let arriving = Arriving::new(disk.clone());
+        Self { disk, arriving, fetching, through, upstreams, debts, asks: Asks::Large }
     }
 
     /// The same blobs, for somebody else.
@@ -71,20 +75,12 @@ impl Near {
 
     /// Keeps what a result of the upstream brought along, so that it need not be fetched. It is not owed.
     pub async fn take_in(&self, context: &Context, result: &ActionResult) {
-        let logs = [(result.stdout_digest, &result.stdout_raw), (result.stderr_digest, &result.stderr_raw)];
-        let logs = logs.into_iter().filter_map(|(digest, raw)| Some((digest?, raw)));
-        let files = result.files.iter().map(|file| (file.digest, &file.contents));
-        let brought = logs.chain(files).filter(|(_, bytes)| !bytes.is_empty());
-        let writes = brought.map(|(digest, bytes)| async move {
-            if let Err(error) = self.disk.write_bytes(context, digest, bytes.clone()).await {
-                tracing::debug!(%digest, %error, "an output that came along is not kept");
-            }
-        });
-        futures::future::join_all(writes).await;
+        self.arriving.take_in(context, result).await;
     }
 
     /// Waits for what is being kept. Nothing may be read any more by then.
     pub async fn settle(&self) {
+        self.arriving.settle().await;
         self.through.settle().await;
     }
 }
@@ -92,6 +88,10 @@ impl Near {
 #[async_trait]
 impl BlobStore for Near {
     async fn read(&self, context: &Context, digest: Digest, range: Range) -> Result<Blob> {
+        // Before the disk, where they are when they are not here any more.
+        if let Some(read) = self.arriving.read(digest, range) {
+            return read;
+        }
         match self.disk.read(context, digest, range).await {
             Err(error) if error.is_not_found() => self.fetching.read(context, digest, range).await,
             read => read,

@@ -3,7 +3,7 @@
 
 use super::{
     Sizes,
-    report::{Between, Kind, Row, Sample, Table},
+    report::{Between, Kind, Sample, Table},
     say, workload,
 };
 use anyhow::{Context, Result, ensure};
@@ -35,12 +35,7 @@ pub(super) fn measure(program: &Path, sizes: Sizes) -> Result<Table> {
     bench.build("", true)?;
     let local = bench.build("", true)?;
     let begun = local.seconds();
-    table.add(Row {
-        network: "none".to_owned(),
-        kind: Kind::Local,
-        between: Between::Nothing,
-        sample: local,
-    });
+    table.add("none", Kind::Local, Between::Nothing, local);
     for (state, name) in [(State::BlackHole, "swallowed"), (State::Down, "reset")] {
         for kind in [Kind::CacheOnly, Kind::Cold] {
             let (sample, back) = bench.lose(state, kind)?;
@@ -55,7 +50,7 @@ pub(super) fn measure(program: &Path, sizes: Sizes) -> Result<Table> {
                 );
                 table.figure(&format!("{what}: seconds until it is used again"), 10.0, back);
             }
-            table.add(Row { network: name.to_owned(), kind, between: Between::New, sample });
+            table.add(name, kind, Between::New, sample);
         }
     }
     Ok(table)

@@ -70,13 +70,21 @@ impl Sample {
     }
 }
 
-/// One measured build.
+/// One build, measured once or more often.
 #[derive(Clone, Debug)]
-pub(super) struct Row {
-    pub(super) network: String,
-    pub(super) kind: Kind,
-    pub(super) between: Between,
-    pub(super) sample: Sample,
+struct Row {
+    network: String,
+    kind: Kind,
+    between: Between,
+    /// The quickest first.
+    samples: Vec<Sample>,
+}
+
+impl Row {
+    /// The median; of two in the middle, the slower one.
+    fn sample(&self) -> Sample {
+        self.samples[self.samples.len() / 2]
+    }
 }
 
 /// A figure that is asked of the companion.
@@ -105,13 +113,20 @@ impl Table {
         &self.title
     }
 
-    pub(super) fn add(&mut self, row: Row) {
-        self.rows.push(row);
+    pub(super) fn add(&mut self, network: &str, kind: Kind, between: Between, sample: Sample) {
+        let is_it = |row: &&mut Row| row.network == network && row.kind == kind && row.between == between;
+        match self.rows.iter_mut().find(is_it) {
+            Some(row) => {
+                row.samples.push(sample);
+                row.samples.sort_by_key(|sample| sample.took);
+            }
+            None => self.rows.push(Row { network: network.to_owned(), kind, between, samples: vec![sample] }),
+        }
     }
 
     /// How long a build took that was measured.
     pub(super) fn seconds(&self, network: &str, kind: Kind, between: Between) -> f64 {
-        self.row(network, kind, between).expect("it was measured before").sample.seconds()
+        self.row(network, kind, between).expect("it was measured before").sample().seconds()
     }
 
     /// Holds what was measured against what is asked.
@@ -119,13 +134,28 @@ impl Table {
         self.figures.push(Figure { what: what.to_owned(), at_most, measured });
     }
 
+    /// Of the lines that have both a build alone and one with a companion: how many there are, and in how many the latter
+    /// took longer.
+    fn slower(&self) -> (usize, usize) {
+        let pairs = self.rows.iter().filter(|row| row.between == Between::Nothing).filter_map(|alone| {
+            let with = self.row(&alone.network, alone.kind, Between::New)?;
+            Some(with.sample().took > alone.sample().took)
+        });
+        let pairs: Vec<bool> = pairs.collect();
+        (pairs.len(), pairs.iter().filter(|slower| **slower).count())
+    }
+
     fn row(&self, network: &str, kind: Kind, between: Between) -> Option<&Row> {
         self.rows.iter().find(|row| row.network == network && row.kind == kind && row.between == between)
     }
 
     fn markdown(&self) -> String {
-        let spawns = self.rows.first().map_or(0, |row| row.sample.spawns);
-        let mut text = format!("**{}** ({spawns} spawns). {}\n\n", self.title, self.about);
+        let spawns = self.rows.first().map_or(0, |row| row.sample().spawns);
+        let rounds = match self.rows.iter().map(|row| row.samples.len()).max() {
+            Some(rounds @ 2..) => format!(" Each build {rounds} times, of which the median is told."),
+            _ => String::new(),
+        };
+        let mut text = format!("**{}** ({spawns} spawns). {}{rounds}\n\n", self.title, self.about);
         text += "| network | build | alone: s | calls | KB up | KB down | companion: s | flush: s | calls | KB up | KB down |\n";
         text += "|---|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|\n";
         for row in self.in_order() {
@@ -136,6 +166,10 @@ impl Table {
         for Figure { what, at_most, measured } in &self.figures {
             let judged = if measured <= at_most { "reached" } else { "not reached" };
             let _ = write!(text, "\nAsked: {what}: at most {at_most}; measured {measured:.2}: {judged}.\n");
+        }
+        let (pairs, slower) = self.slower();
+        if pairs > 0 {
+            let _ = write!(text, "\nSlower with a companion: {slower} of {pairs} lines.\n");
         }
         text
     }
@@ -156,7 +190,7 @@ impl Table {
             Between::New | Between::Warm => (None, Some(row)),
         };
         let warm = if row.between == Between::Warm { ", companion has all" } else { "" };
-        let cells = |row: Option<&Row>, has_flush: bool| match row.map(|row| row.sample) {
+        let cells = |row: Option<&Row>, has_flush: bool| match row.map(Row::sample) {
             Some(sample) => {
                 let flush =
                     sample.flush.map_or(String::new(), |flush| format!(" {:.2} |", flush.as_secs_f64()));
@@ -170,12 +204,14 @@ impl Table {
     }
 
     fn json(&self) -> Value {
-        let rows = self.rows.iter().map(|Row { network, kind, between, sample }| {
+        let rows = self.rows.iter().map(|row| {
+            let sample = row.sample();
             json!({
-                "network": network,
-                "build": kind.name(),
-                "between": between.name(),
+                "network": row.network,
+                "build": row.kind.name(),
+                "between": row.between.name(),
                 "seconds": sample.seconds(),
+                "seconds_of_all": row.samples.iter().map(Sample::seconds).collect::<Vec<_>>(),
                 "flush_seconds": sample.flush.map(|flush| flush.as_secs_f64()),
                 "calls": sample.calls,
                 "bytes_up": sample.bytes_up,
@@ -191,6 +227,7 @@ impl Table {
             "about": self.about,
             "rows": rows.collect::<Vec<_>>(),
             "figures": figures.collect::<Vec<_>>(),
+            "slower_with_companion": self.slower().1,
         })
     }
 }
@@ -253,7 +290,7 @@ impl Report {
 
 /// What the rows are.
 const EXPLAINED: &str = "\
-Every build is a clean one of `//...` with a warm Bazel server, measured once. Milliseconds are those of a call and its \
+Every build is a clean one of `//...` with a warm Bazel server, measured once where nothing else is said. Milliseconds are those of a call and its \
 answer; a rate is that of each way. `no server`: local. `cold`: `--remote_executor`, and the server has nothing. \
 `cached`: the same, and the server has everything. `minimal`: cached with `--remote_download_minimal`. `cache-only`: \
 `--remote_cache`, executed here (without a sandbox), and the server has nothing. Each build with a companion begins with one \

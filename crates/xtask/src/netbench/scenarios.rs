@@ -2,7 +2,7 @@
 
 use super::{
     Scenario, Sizes, lost,
-    report::{Between, Kind, Row, Table},
+    report::{Between, Kind, Table},
     say,
     site::{Expected, Site, Way},
     workload,
@@ -38,11 +38,12 @@ pub(super) fn measure(scenario: Scenario, program: &Path, sizes: Sizes) -> Resul
         Scenario::Mixed => {
             let about = "The mixed workspace of the tests: genrules, a chain of five, C++, shell, Python, rules with \
                          directories, one output of 5 MB of one letter, which compresses to next to nothing.";
-            bench(workload::mixed()?, "mixed".to_owned(), about).matrix(&networks)
+            bench(workload::mixed()?, "mixed".to_owned(), about).matrix(&networks, sizes.rounds)
         }
         Scenario::Actions => {
             let title = format!("actions: {} genrules", sizes.actions);
-            bench(workload::independent(sizes.actions)?, title, "Small and independent.").matrix(&networks)
+            bench(workload::independent(sizes.actions)?, title, "Small and independent.")
+                .matrix(&networks, sizes.rounds)
         }
         Scenario::Chain => {
             let title = format!("chain: {CHAIN} genrules");
@@ -91,13 +92,17 @@ struct Bench<'a> {
 }
 
 impl Bench<'_> {
-    /// Every kind of build over every network, alone and with companions.
-    fn matrix(mut self, networks: &[Network]) -> Result<Table> {
+    /// Every kind of build over every network, so many times, alone and with companions in turn.
+    fn matrix(mut self, networks: &[Network], rounds: u32) -> Result<Table> {
         self.warm_up(&[Kind::Cold, Kind::Cached, Kind::CacheOnly])?;
-        self.local()?;
+        for _ in 0..rounds {
+            self.local()?;
+        }
         for network in networks {
-            self.alone(network)?;
-            self.with_companions(network)?;
+            for _ in 0..rounds {
+                self.alone(network)?;
+                self.with_companions(network)?;
+            }
         }
         Ok(self.table)
     }
@@ -105,7 +110,7 @@ impl Bench<'_> {
     fn chain(self) -> Result<Table> {
         let network = trips(100);
         let name = network.name.clone();
-        let mut table = self.matrix(&[network])?;
+        let mut table = self.matrix(&[network], 1)?;
         let seconds = |table: &Table, kind, between| table.seconds(&name, kind, between);
         let cold = seconds(&table, Kind::Cold, Between::New);
         table.figure("executed with a new companion, in seconds", 2.5, cold);
@@ -217,7 +222,7 @@ impl Bench<'_> {
             between.name(),
             sample.seconds()
         ));
-        self.table.add(Row { network: network.name.clone(), kind, between, sample });
+        self.table.add(&network.name, kind, between, sample);
         Ok(())
     }
 
