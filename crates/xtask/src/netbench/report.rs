@@ -307,25 +307,29 @@ fn load() -> String {
 mod tests {
     use super::*;
 
-    fn row(kind: Kind, between: Between, millis: u64) -> Row {
+    fn sample(between: Between, millis: u64) -> Sample {
         let took = Duration::from_millis(millis);
         let flush = (between != Between::Nothing).then_some(Duration::from_millis(30));
-        let sample = Sample { took, flush, calls: 7, bytes_up: 2_000, bytes_down: 41_499, spawns: 3 };
-        Row { network: "100 ms".to_owned(), kind, between, sample }
+        Sample { took, flush, calls: 7, bytes_up: 2_000, bytes_down: 41_499, spawns: 3 }
+    }
+
+    fn table(rows: &[(Kind, Between, u64)]) -> Table {
+        let mut table = Table::new("chain".to_owned(), "Small.");
+        for (kind, between, millis) in rows {
+            table.add("100 ms", *kind, *between, sample(*between, *millis));
+        }
+        table
     }
 
     #[test]
     fn what_belongs_together_stands_in_one_line() {
-        let mut table = Table::new("chain".to_owned(), "Small.");
-        for row in [
-            row(Kind::Cold, Between::Nothing, 2_000),
-            row(Kind::Cached, Between::Nothing, 1_000),
-            row(Kind::Minimal, Between::Nothing, 900),
-            row(Kind::Cold, Between::New, 1_500),
-            row(Kind::Cached, Between::Warm, 250),
-        ] {
-            table.add(row);
-        }
+        let mut table = table(&[
+            (Kind::Cold, Between::Nothing, 2_000),
+            (Kind::Cached, Between::Nothing, 1_000),
+            (Kind::Minimal, Between::Nothing, 900),
+            (Kind::Cold, Between::New, 1_500),
+            (Kind::Cached, Between::Warm, 250),
+        ]);
         let companion = table.seconds("100 ms", Kind::Cold, Between::New);
         table.figure("cold, in seconds", 1.0, companion);
         table.figure(
@@ -346,8 +350,22 @@ mod tests {
                 "Asked: cold, in seconds: at most 1; measured 1.50: not reached.",
                 "",
                 "Asked: cold, times alone: at most 0.8; measured 0.75: reached.",
+                "",
+                "Slower with a companion: 0 of 1 lines.",
             ]
         );
         assert!(text.starts_with("**chain** (3 spawns). Small.\n\n| network |"), "{text}");
+    }
+
+    #[test]
+    fn of_many_builds_the_median_is_told() {
+        let alone = [900, 2_000, 1_000].map(|millis| (Kind::Cold, Between::Nothing, millis));
+        let with = [5_000, 1_001, 500].map(|millis| (Kind::Cold, Between::New, millis));
+        let table = table(&[alone, with].concat());
+        assert_eq!(table.seconds("100 ms", Kind::Cold, Between::Nothing), 1.0);
+        let text = table.markdown();
+        assert!(text.contains("Small. Each build 3 times, of which the median is told.\n"), "{text}");
+        assert!(text.contains("| 100 ms | cold | 1.00 |") && text.contains("| 1.00 | 0.03 |"), "{text}");
+        assert_eq!(table.slower(), (1, 1));
     }
 }
