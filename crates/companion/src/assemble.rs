@@ -22,7 +22,7 @@ use crate::{
     here::{Here, Mode, Places, WorkerPorts},
     inputs::Inputs,
     knowledge::Knowledge,
-    near::{Encoded, Hashes, Near, Uploads},
+    near::{Arriving, Encoded, Hashes, Near, Uploads},
     offered::Offered,
     renew,
     results::NearResults,
@@ -107,9 +107,10 @@ impl Companion {
             bounds: settings.owed,
             write_through: settings.write_through,
         }));
-        let ferry = Ferry::new(store.clone());
+        let here = Arriving::new(store.clone());
+        let ferry = Ferry::new(Arc::new(here.clone()));
 
-        let near = Near::new(store.clone(), upstreams.clone(), debts.clone());
+        let near = Near::new(here, upstreams.clone(), debts.clone());
         let kept = Arc::new(Results::new(store.clone(), codec.clone()));
         let results = NearResults::new(near.clone(), kept, codec.clone(), upstreams.clone(), debts.clone());
         let inputs = Inputs::new(near.clone(), ferry.clone(), clock.clone());

@@ -123,7 +123,7 @@ impl Executor for Executes {
             self.results.was_not_executed(context);
         }
         let (outcome, do_not_cache) = executed?;
-        Box::pin(self.inputs.near().take_in(context, &outcome.result)).await;
+        Box::pin(self.inputs.near().here().take_in(context, &outcome.result)).await;
         if outcome.result.is_success() && outcome.termination == Termination::Exited && !do_not_cache {
             self.results.keep(context, key, &outcome.result, true);
         } else {

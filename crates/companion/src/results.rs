@@ -73,7 +73,7 @@ impl NearResults {
             return Ok(found);
         }
         let Some(kept) = self.0.kept.get(context, key).await? else { return Ok(None) };
-        let absent = self.0.near.disk().find_missing(context, &kept.closure).await?;
+        let absent = self.0.near.here().find_missing(context, &kept.closure).await?;
         Ok(found.filter(|_| absent.is_empty()))
     }
 
@@ -169,7 +169,7 @@ impl ActionCache for NearResults {
         };
         self.0.deferrals.answered(context, key, found.is_some());
         if let Some(result) = &found {
-            self.0.near.take_in(context, result).await;
+            self.0.near.here().take_in(context, result).await;
             self.keep(context, key, result, false);
         }
         Ok(found)

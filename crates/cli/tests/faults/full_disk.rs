@@ -113,7 +113,7 @@ async fn outputs_that_do_not_fit_are_no_results() {
 async fn a_failure_on_a_disk_that_was_full_is_no_result() {
     let house = House::new();
     let script = format!(
-        "head -c {TOO_MUCH} /dev/zero > much || failed=1; sleep 0.3; rm much; echo whole > out; exit $failed"
+        "head -c {TOO_MUCH} /dev/zero > much || failed=1; sleep 2; rm much; echo whole > out; exit $failed"
     );
     let task = Task { script, ..Task::default() };
     let error = task.run(&house.remote).await.unwrap_err();

@@ -248,6 +248,13 @@ impl Site {
     }
 }
 
+impl Drop for Site {
+    fn drop(&mut self) {
+        // Its disk would be kept full for others.
+        self.ended.store(true, Ordering::SeqCst);
+    }
+}
+
 fn is_talk(line: &str) -> bool {
     matches!(line.split_whitespace().nth(1), Some("WARN" | "ERROR"))
 }

@@ -12,8 +12,30 @@ const FEW: usize = 1_024;
 const REMEMBERED: usize = 100_000;
 /// Looks at the same time.
 const LOOKS: usize = 2;
+/// A look that brings so many in a row that came before goes the way of another one.
+const KNOWN_WAY: usize = 32;
 /// The longest pause after looks that brought nothing, in look-ups that find nothing here.
 const LONGEST_PAUSE: u32 = 256;
+
+/// One look: what it brings.
+#[derive(Default)]
+pub(super) struct Look {
+    /// Results that came, and those of them that were new.
+    pub came: usize,
+    pub brought: usize,
+    /// How many that were not have come since.
+    known: usize,
+}
+
+impl Look {
+    /// A result came. Whether this is a way of its own still.
+    pub fn brings(&mut self, is_new: bool) -> bool {
+        self.came += 1;
+        self.brought += usize::from(is_new);
+        self.known = if is_new { 0 } else { self.known + 1 };
+        self.known < KNOWN_WAY
+    }
+}
 
 #[derive(Default)]
 pub(super) struct Course {
@@ -137,6 +159,17 @@ mod tests {
         let mut course = Course::default();
         assert!(course.comes(key(1)) && course.comes(key(2)));
         assert!(!course.comes(key(1)));
+    }
+
+    #[test]
+    fn a_look_that_brings_what_came_before_ends() {
+        let mut look = Look::default();
+        let ways = [(10, true), (KNOWN_WAY - 1, false), (1, true), (KNOWN_WAY - 1, false)];
+        for (count, is_new) in ways {
+            assert!((0..count).all(|_| look.brings(is_new)));
+        }
+        assert!(!look.brings(false));
+        assert_eq!((look.came, look.brought), (11 + 2 * KNOWN_WAY - 1, 11));
     }
 
     #[test]

@@ -9,7 +9,7 @@ mod course;
 
 use crate::{results::NearResults, upstream::Upstream};
 use bytes::Bytes;
-use course::Course;
+use course::{Course, Look};
 use futures::StreamExt;
 use mortar_model::{ActionKey, AheadBounds, Coming, Context, DigestFunction, InstanceName, Result, Whence};
 use parking_lot::Mutex;
@@ -28,8 +28,6 @@ use tokio_util::task::TaskTracker;
 const BOUNDS: AheadBounds = AheadBounds { results: 1_024, blob: 64 << 10, bytes: 32 << 20 };
 /// Results that are being kept at the same time.
 const KEEPING: usize = 64;
-/// A look that brings so many in a row that came before goes the way of another one, and ends.
-const KNOWN_WAY: usize = 32;
 /// Invocations that are followed.
 const COURSES: usize = 64;
 
@@ -151,25 +149,28 @@ impl Ahead {
         whence: Whence,
     ) -> Result<(usize, Option<(DigestFunction, Bytes)>)> {
         let stream = upstream.follow(context, whence, BOUNDS).await?;
-        let mut kept = stream.map(|coming| self.keep(results, upstream, context, coming)).buffered(KEEPING);
-        let (mut came, mut brought, mut known, mut last) = (0, 0, 0, None);
+        let (stop, stopped) = oneshot::channel::<()>();
+        let coming = stream.take_until(stopped);
+        let mut kept = coming.map(|coming| self.keep(results, upstream, context, coming)).buffered(KEEPING);
+        // While it is there, the look goes on.
+        let (mut look, mut stop, mut last) = (Look::default(), Some(stop), None);
         while let Some(one) = kept.next().await {
             match one {
                 Ok(Kept { is_new, further }) => {
-                    (came, last) = (came + 1, Some(further));
-                    (brought, known) = if is_new { (brought + 1, 0) } else { (brought, known + 1) };
+                    last = Some(further);
+                    if !look.brings(is_new) {
+                        // What has come by now is still kept.
+                        stop = None;
+                    }
                 }
                 Err(error) => {
                     tracing::debug!(%error, "no more is sent ahead");
-                    return Ok((brought, None));
+                    return Ok((look.brought, None));
                 }
             }
-            if known == KNOWN_WAY {
-                return Ok((brought, None));
-            }
         }
-        let ended_early = came < BOUNDS.results;
-        Ok((brought, last.filter(|_| !ended_early)))
+        let goes_on = stop.is_some() && look.came >= BOUNDS.results as usize;
+        Ok((look.brought, last.filter(|_| goes_on)))
     }
 
     /// Keeps one result that came.

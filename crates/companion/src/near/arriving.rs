@@ -1,8 +1,10 @@
-//! Blobs that came along with results. They are kept, which takes as long as the disk does; but nobody waits for that: they
-//! can be read from here meanwhile, and who asks for one after a kill gets it from the upstream.
+//! A decorator of the local store: blobs that came along with results. They are kept, which takes as long as the disk does;
+//! but nobody waits for that: they can be read meanwhile, and are taken to be here. Who asks for one after a kill gets it
+//! from the upstream.
 
+use async_trait::async_trait;
 use bytes::Bytes;
-use mortar_model::{ActionResult, Blob, BlobStoreExt, Context, Digest, Range, Result};
+use mortar_model::{ActionResult, Blob, BlobStore, BlobStoreExt, Context, Digest, DigestSet, Range, Result};
 use mortar_store::DiskStore;
 use parking_lot::Mutex;
 use std::{collections::HashMap, sync::Arc};
@@ -11,53 +13,66 @@ use tokio_util::task::TaskTracker;
 
 /// What may be on its way to the disk. Who brings more waits.
 const BYTES: usize = 16 << 20;
+/// What one takes beside its content, rather more than less.
+const BESIDE: usize = 4 << 10;
+/// Larger ones are waited for: they are not checked twice, and not where others want to go on.
+const LARGEST: usize = 64 << 10;
 
-pub(super) struct Arriving {
+/// The local store and what is on its way to it. Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct Arriving {
     disk: Arc<DiskStore>,
-    blobs: Mutex<HashMap<Digest, Bytes>>,
+    blobs: Arc<Mutex<HashMap<Digest, Bytes>>>,
     room: Arc<Semaphore>,
     writes: TaskTracker,
 }
 
 impl Arriving {
-    pub fn new(disk: Arc<DiskStore>) -> Arc<Self> {
-        let (blobs, room) = (Mutex::default(), Arc::new(Semaphore::new(BYTES)));
-        Arc::new(Self { disk, blobs, room, writes: TaskTracker::new() })
+    pub fn new(disk: Arc<DiskStore>) -> Self {
+        let (blobs, room) = (Arc::default(), Arc::new(Semaphore::new(BYTES)));
+        Self { disk, blobs, room, writes: TaskTracker::new() }
+    }
+
+    /// The store itself.
+    pub fn disk(&self) -> &Arc<DiskStore> {
+        &self.disk
     }
 
     /// Takes in what a result of an upstream brought along: from now on it is here.
-    pub async fn take_in(self: &Arc<Self>, context: &Context, result: &ActionResult) {
+    pub async fn take_in(&self, context: &Context, result: &ActionResult) {
         let logs = [(result.stdout_digest, &result.stdout_raw), (result.stderr_digest, &result.stderr_raw)];
         let logs = logs.into_iter().filter_map(|(digest, raw)| Some((digest?, raw)));
         let files = result.files.iter().map(|file| (file.digest, &file.contents));
         for (digest, bytes) in logs.chain(files).filter(|(_, bytes)| !bytes.is_empty()) {
-            // They are served before the store looks at them.
-            match Digest::of(digest.function(), bytes) == digest {
-                true => self.keep(context, digest, bytes.clone()).await,
-                false => tracing::debug!(%digest, "an output that came along is another one, and not kept"),
+            if bytes.len() > LARGEST {
+                self.keep(context, digest, bytes.clone()).await;
+            } else if Digest::of(digest.function(), bytes) == digest {
+                // A copy, since these are a part of a whole message.
+                self.begin(context, digest, Bytes::copy_from_slice(bytes)).await;
+            } else {
+                // It would be served before the store has looked at it.
+                tracing::debug!(%digest, "an output that came along is another one, and not kept");
             }
         }
     }
 
-    async fn keep(self: &Arc<Self>, context: &Context, digest: Digest, bytes: Bytes) {
-        let weight = bytes.len().min(BYTES) as u32;
+    /// Has it here at once, and kept meanwhile.
+    async fn begin(&self, context: &Context, digest: Digest, bytes: Bytes) {
+        let weight = (bytes.len() + BESIDE) as u32;
         let room = self.room.clone().acquire_many_owned(weight).await.expect("it is never closed");
         self.blobs.lock().insert(digest, bytes.clone());
         let (this, context) = (self.clone(), Context { deadline: None, operation: None, ..context.clone() });
         self.writes.spawn(async move {
             let _room = room;
-            if let Err(error) = this.disk.write_bytes(&context, digest, bytes).await {
-                tracing::debug!(%digest, %error, "an output that came along is not kept");
-            }
+            this.keep(&context, digest, bytes).await;
             this.blobs.lock().remove(&digest);
         });
     }
 
-    /// A blob that is on its way to the disk.
-    pub fn read(&self, digest: Digest, range: Range) -> Option<Result<Blob>> {
-        let bytes = self.blobs.lock().get(&digest).cloned()?;
-        let part = |(offset, length): (u64, u64)| bytes.slice(offset as usize..(offset + length) as usize);
-        Some(range.within(digest).map(part).map(Blob::bytes))
+    async fn keep(&self, context: &Context, digest: Digest, bytes: Bytes) {
+        if let Err(error) = self.disk.write_bytes(context, digest, bytes).await {
+            tracing::debug!(%digest, %error, "an output that came along is not kept");
+        }
     }
 
     /// Waits for what is being kept. Nothing may come any more by then.
@@ -67,11 +82,41 @@ impl Arriving {
     }
 }
 
+/// What is on its way is looked at first: what is not on its way any more is on the disk.
+#[async_trait]
+impl BlobStore for Arriving {
+    async fn read(&self, context: &Context, digest: Digest, range: Range) -> Result<Blob> {
+        let arriving = self.blobs.lock().get(&digest).cloned();
+        let Some(bytes) = arriving else { return self.disk.read(context, digest, range).await };
+        let (offset, length) = range.within(digest)?;
+        Ok(Blob::bytes(bytes.slice(offset as usize..(offset + length) as usize)))
+    }
+
+    async fn write(&self, context: &Context, digest: Digest, blob: Blob) -> Result<()> {
+        self.disk.write(context, digest, blob).await
+    }
+
+    async fn find_missing(&self, context: &Context, digests: &DigestSet) -> Result<DigestSet> {
+        let arriving: DigestSet = {
+            let blobs = self.blobs.lock();
+            match blobs.is_empty() {
+                true => DigestSet::new(),
+                false => digests.iter().filter(|digest| blobs.contains_key(digest)).collect(),
+            }
+        };
+        let absent = self.disk.find_missing(context, digests).await?;
+        match arriving.is_empty() {
+            true => Ok(absent),
+            false => Ok(absent.iter().filter(|digest| !arriving.contains(digest)).collect()),
+        }
+    }
+}
+
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
-    use mortar_model::{BlobStore, DigestFunction, OutputFile};
+    use mortar_model::{DigestFunction, OutputFile};
     use mortar_store::DiskConfig;
 
     #[tokio::test]
@@ -95,13 +140,19 @@ mod tests {
             ..ActionResult::default()
         };
         let context = Context::internal();
+        let both = DigestSet::from_iter([digest(&good), expected]);
+        let only_bad = DigestSet::from_iter([expected]);
         arriving.take_in(&context, &result).await;
-        let here = arriving.read(digest(&good), Range { offset: 3, limit: Some(4) }).unwrap().unwrap();
+        // No other task has run yet.
+        assert_eq!(arriving.blobs.lock().len(), 1);
+        assert_eq!(arriving.find_missing(&context, &both).await.unwrap(), only_bad);
+        let part = Range { offset: 3, limit: Some(4) };
+        let here = arriving.read(&context, digest(&good), part).await.unwrap();
         assert_eq!(here.as_bytes().unwrap(), "outp");
-        assert!(arriving.read(expected, Range::ALL).is_none());
+        assert!(arriving.read(&context, expected, Range::ALL).await.is_err());
         arriving.settle().await;
-        assert!(arriving.read(digest(&good), Range::ALL).is_none(), "it is on the disk now");
-        assert!(disk.read(&context, digest(&good), Range::ALL).await.is_ok());
-        assert!(disk.read(&context, expected, Range::ALL).await.is_err());
+        assert!(arriving.blobs.lock().is_empty(), "it is on the disk now");
+        assert_eq!(disk.find_missing(&context, &both).await.unwrap(), only_bad);
+        assert_eq!(disk.read_all(&context, digest(&good), 100).await.unwrap(), good);
     }
 }

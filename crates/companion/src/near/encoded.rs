@@ -22,14 +22,14 @@ impl Encoded {
 #[async_trait]
 impl EncodedBlobs for Encoded {
     async fn read_zstd(&self, context: &Context, digest: Digest, range: Range) -> Result<ByteStream> {
-        match self.near.disk.read_zstd(context, digest, range).await {
+        match self.near.disk().read_zstd(context, digest, range).await {
             Err(error) if error.is_not_found() => self.through.read_zstd(context, digest, range).await,
             read => read,
         }
     }
 
     async fn write_zstd(&self, context: &Context, digest: Digest, frames: Bytes) -> Result<()> {
-        let write = self.near.disk.write_zstd(context, digest, frames);
+        let write = self.near.disk().write_zstd(context, digest, frames);
         self.near.debts.owe_blob(context, digest, write).await
     }
 }

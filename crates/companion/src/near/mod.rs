@@ -10,15 +10,15 @@ mod far;
 mod hashes;
 mod uploads;
 
+pub(crate) use arriving::Arriving;
 pub(crate) use encoded::Encoded;
 pub(crate) use far::Far;
 pub(crate) use hashes::Hashes;
 pub(crate) use uploads::Uploads;
 
 use crate::{debts::Debts, upstream::Upstreams};
-use arriving::Arriving;
 use async_trait::async_trait;
-use mortar_model::{ActionResult, Blob, BlobStore, Context, Digest, DigestSet, Range, Result};
+use mortar_model::{Blob, BlobStore, Context, Digest, DigestSet, Range, Result};
 use mortar_store::{DiskStore, ReadThrough, SingleFlight};
 use std::sync::Arc;
 
@@ -44,8 +44,7 @@ pub(crate) enum Asks {
 /// Blobs here and upstream.
 #[derive(Clone)]
 pub(crate) struct Near {
-    disk: Arc<DiskStore>,
-    arriving: Arc<Arriving>,
+    here: Arriving,
     fetching: Arc<SingleFlight>,
     through: Arc<ReadThrough>,
     upstreams: Arc<Upstreams>,
@@ -55,12 +54,11 @@ pub(crate) struct Near {
 
 impl Near {
     /// Over the local store.
-    pub fn new(disk: Arc<DiskStore>, upstreams: Arc<Upstreams>, debts: Arc<Debts>) -> Self {
+    pub fn new(here: Arriving, upstreams: Arc<Upstreams>, debts: Arc<Debts>) -> Self {
         let far = Arc::new(Far::new(upstreams.clone()));
-        let through = Arc::new(ReadThrough::new(disk.clone(), far));
+        let through = Arc::new(ReadThrough::new(here.disk().clone(), far));
         let fetching = Arc::new(SingleFlight::new(through.clone(), MERGED));
-        let arriving = Arriving::new(disk.clone());
-        Self { disk, arriving, fetching, through, upstreams, debts, asks: Asks::Large }
+        Self { here, fetching, through, upstreams, debts, asks: Asks::Large }
     }
 
     /// The same blobs, for somebody else.
@@ -69,18 +67,18 @@ impl Near {
     }
 
     /// What is here.
-    pub fn disk(&self) -> &Arc<DiskStore> {
-        &self.disk
+    pub fn here(&self) -> &Arriving {
+        &self.here
     }
 
-    /// Keeps what a result of the upstream brought along, so that it need not be fetched. It is not owed.
-    pub async fn take_in(&self, context: &Context, result: &ActionResult) {
-        self.arriving.take_in(context, result).await;
+    /// What is here and on the disk.
+    pub fn disk(&self) -> &Arc<DiskStore> {
+        self.here.disk()
     }
 
     /// Waits for what is being kept. Nothing may be read any more by then.
     pub async fn settle(&self) {
-        self.arriving.settle().await;
+        self.here.settle().await;
         self.through.settle().await;
     }
 }
@@ -88,22 +86,18 @@ impl Near {
 #[async_trait]
 impl BlobStore for Near {
     async fn read(&self, context: &Context, digest: Digest, range: Range) -> Result<Blob> {
-        // Before the disk, where they are when they are not here any more.
-        if let Some(read) = self.arriving.read(digest, range) {
-            return read;
-        }
-        match self.disk.read(context, digest, range).await {
+        match self.here.read(context, digest, range).await {
             Err(error) if error.is_not_found() => self.fetching.read(context, digest, range).await,
             read => read,
         }
     }
 
     async fn write(&self, context: &Context, digest: Digest, blob: Blob) -> Result<()> {
-        self.debts.owe_blob(context, digest, self.disk.write(context, digest, blob)).await
+        self.debts.owe_blob(context, digest, self.here.write(context, digest, blob)).await
     }
 
     async fn find_missing(&self, context: &Context, digests: &DigestSet) -> Result<DigestSet> {
-        let absent = self.disk.find_missing(context, digests).await?;
+        let absent = self.here.find_missing(context, digests).await?;
         if absent.is_empty() {
             return Ok(absent);
         }

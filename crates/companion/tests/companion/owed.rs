@@ -100,7 +100,7 @@ async fn uploads_let_a_crowd_of_writes_go_first_but_not_for_ever() {
     until("the small blob is upstream", async || upstream.watch.has(&Asked::Wrote(digest))).await;
     // However slow this machine is, it took no less.
     assert!(begun.elapsed() >= Duration::from_secs(2), "{:?}", begun.elapsed());
-    assert_eq!(crowd.len(), 65, "none has ended");
+    assert!(crowd.try_join_next().is_none(), "none has ended");
     crowd.shutdown().await;
     let (digest, _) = running.put(500).await;
     until("the next one is, too", async || upstream.watch.has(&Asked::Wrote(digest))).await;

@@ -73,7 +73,7 @@ enum State {
         pause: Duration,
         /// Somebody does.
         trial: bool,
-        /// When somebody wanted to call last.
+        /// When somebody wanted to call last, or was answered who did.
         asked: Instant,
     },
 }
@@ -170,12 +170,12 @@ impl Gate {
         !ticket.trial && self.silent >= terms.silent
     }
 
-    pub(super) fn left(&mut self, ticket: Ticket) {
+    pub(super) fn left(&mut self, now: Instant, ticket: Ticket) {
         if ticket.time == self.time
             && ticket.trial
-            && let State::Open { trial, .. } = &mut self.state
+            && let State::Open { trial, asked, .. } = &mut self.state
         {
-            *trial = false;
+            (*trial, *asked) = (false, now);
         }
     }
 
@@ -208,9 +208,9 @@ impl Gate {
 
     /// A try failed: the next one is later.
     fn put_off(&mut self, now: Instant, terms: &Terms) {
-        if let State::Open { next, pause, trial, .. } = &mut self.state {
+        if let State::Open { next, pause, trial, asked, .. } = &mut self.state {
             *pause = (*pause * 2).min(terms.pauses.1);
-            (*next, *trial) = (now + *pause, false);
+            (*next, *trial, *asked) = (now + *pause, false, now);
         }
     }
 

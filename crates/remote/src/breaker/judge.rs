@@ -173,7 +173,7 @@ impl Judge {
                 }
             }
             Event::Deserted => self.fall_silent(now),
-            Event::Left(ticket) => self.gates[ticket.call as usize].left(ticket),
+            Event::Left(ticket) => self.gates[ticket.call as usize].left(now, ticket),
             Event::Hit { cost, gain } => self.hit(now, cost, gain),
             Event::Probed(true) => {
                 self.gates.iter_mut().for_each(|gate| gate.reached(now, &self.terms));

@@ -32,7 +32,9 @@ impl Shared {
             Err(error) => {
                 // It is tried each time that somebody has no room.
                 if !was_stuck {
-                    tracing::warn!("no segment can be begun, so none is reclaimed until then: {error}");
+                    tracing::warn!(
+                        "no segment can be begun, and until one can be, none is reclaimed: {error}"
+                    );
                 }
                 None
             }

@@ -213,6 +213,24 @@ fn a_gate_at_which_tries_fail_is_closed_by_no_probe() {
     }
 }
 
+/// A full server may think for long before it refuses.
+#[test]
+fn a_try_that_takes_long_to_fail_counts_from_its_end() {
+    let mut court = Court::new();
+    court.fail(Call::Write, 5);
+    court.now += Duration::from_secs(1);
+    let pass = court.pass(Call::Write);
+    assert!(pass.ticket.trial);
+    court.now += Duration::from_secs(20);
+    court.apply(Event::Failed(pass.ticket));
+    for _ in 0..3 {
+        court.now += Duration::from_secs(1);
+        assert_eq!(court.apply(Event::Probed(true)).talk, None);
+    }
+    court.now += Duration::from_secs(1);
+    assert_eq!(court.apply(Event::Probed(true)).talk, Some(Talk::Closed));
+}
+
 /// How an upstream is for a while.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Mood {
