@@ -12,7 +12,7 @@ const FEW: usize = 1_024;
 const REMEMBERED: usize = 100_000;
 /// Looks at the same time.
 const LOOKS: usize = 2;
-/// A look that brings so many in a row that came before goes the way of another one.
+/// A look of which the last so many came before goes the way of another one.
 const KNOWN_WAY: usize = 32;
 /// The longest pause after looks that brought nothing, in look-ups that find nothing here.
 const LONGEST_PAUSE: u32 = 256;
@@ -28,12 +28,16 @@ pub(super) struct Look {
 }
 
 impl Look {
-    /// A result came. Whether this is a way of its own still.
-    pub fn brings(&mut self, is_new: bool) -> bool {
+    /// A result came.
+    pub fn brings(&mut self, is_new: bool) {
         self.came += 1;
         self.brought += usize::from(is_new);
         self.known = if is_new { 0 } else { self.known + 1 };
-        self.known < KNOWN_WAY
+    }
+
+    /// Whether another one has gone before it lately, and may go on alone.
+    pub fn follows_another(&self) -> bool {
+        self.known >= KNOWN_WAY
     }
 }
 
@@ -162,14 +166,15 @@ mod tests {
     }
 
     #[test]
-    fn a_look_that_brings_what_came_before_ends() {
+    fn a_look_that_brings_what_came_before_follows_another() {
         let mut look = Look::default();
-        let ways = [(10, true), (KNOWN_WAY - 1, false), (1, true), (KNOWN_WAY - 1, false)];
-        for (count, is_new) in ways {
-            assert!((0..count).all(|_| look.brings(is_new)));
+        for (count, is_new) in [(10, true), (KNOWN_WAY, false), (1, true), (KNOWN_WAY - 1, false)] {
+            (0..count).for_each(|_| look.brings(is_new));
         }
-        assert!(!look.brings(false));
-        assert_eq!((look.came, look.brought), (11 + 2 * KNOWN_WAY - 1, 11));
+        assert!(!look.follows_another(), "it has found something of its own");
+        look.brings(false);
+        assert!(look.follows_another());
+        assert_eq!((look.came, look.brought), (11 + 2 * KNOWN_WAY, 11));
     }
 
     #[test]

@@ -149,19 +149,13 @@ impl Ahead {
         whence: Whence,
     ) -> Result<(usize, Option<(DigestFunction, Bytes)>)> {
         let stream = upstream.follow(context, whence, BOUNDS).await?;
-        let (stop, stopped) = oneshot::channel::<()>();
-        let coming = stream.take_until(stopped);
-        let mut kept = coming.map(|coming| self.keep(results, upstream, context, coming)).buffered(KEEPING);
-        // While it is there, the look goes on.
-        let (mut look, mut stop, mut last) = (Look::default(), Some(stop), None);
+        let mut kept = stream.map(|coming| self.keep(results, upstream, context, coming)).buffered(KEEPING);
+        let (mut look, mut last) = (Look::default(), None);
         while let Some(one) = kept.next().await {
             match one {
                 Ok(Kept { is_new, further }) => {
+                    look.brings(is_new);
                     last = Some(further);
-                    if !look.brings(is_new) {
-                        // What has come by now is still kept.
-                        stop = None;
-                    }
                 }
                 Err(error) => {
                     tracing::debug!(%error, "no more is sent ahead");
@@ -169,7 +163,7 @@ impl Ahead {
                 }
             }
         }
-        let goes_on = stop.is_some() && look.came >= BOUNDS.results as usize;
+        let goes_on = look.came >= BOUNDS.results as usize && !look.follows_another();
         Ok((look.brought, last.filter(|_| goes_on)))
     }
 

@@ -189,8 +189,13 @@ impl Judge {
     }
 
     /// In what time an answer to such a call must come.
-    pub fn limit(&self, call: Call) -> Duration {
+    fn limit(&self, call: Call) -> Duration {
         self.gates[call as usize].limit(&self.terms)
+    }
+
+    /// In what time a cheap call must be answered: that of the kind of which the answers are known to come soonest.
+    pub fn shortest_limit(&self) -> Duration {
+        Call::ALL.map(|call| self.limit(call)).into_iter().min().unwrap_or(self.terms.limits.1)
     }
 
     /// When a probe would be of use; none while all is well.

@@ -1,7 +1,7 @@
 //! Asks an upstream whether it is there, by one cheap call at a time, for which no caller waits: while it is left alone, and
 //! while calls that may take any time hear nothing of it.
 
-use super::{Call, Event, Fault, Shared, fault};
+use super::{Event, Fault, Shared, fault};
 use crate::{HttpUpstream, Remote};
 use async_trait::async_trait;
 use mortar_model::{Context, Result};
@@ -68,7 +68,7 @@ fn watch_over(shared: &Arc<Shared>) {
             let is_quiet = heard.replace(now) == Some(now);
             pause = if is_quiet { (pause * 2).min(longest) } else { shortest / 2 };
             if is_quiet {
-                let limit = shared.judge.lock().limit(Call::LookUp);
+                let limit = shared.judge.lock().shortest_limit();
                 drop(shared);
                 // Who refuses is there, or the calls, which go the same way, fail as well.
                 let answered = tokio::time::timeout(limit, probe.probe()).await;

@@ -140,12 +140,14 @@ fn without_a_probe_a_caller_tries_after_a_while() {
 #[test]
 fn limits_go_by_what_answers_take() {
     let mut court = Court::new();
+    assert_eq!(court.judge.shortest_limit(), 5000 * MS);
     for (took, expected) in [(2 * MS, 1000 * MS), (400 * MS, 1600 * MS), (9000 * MS, 5000 * MS)] {
         for _ in 0..64 {
             let ticket = court.pass(Call::LookUp).ticket;
             court.apply(Event::Answered(ticket, took));
         }
         assert_eq!(court.pass(Call::LookUp).limit, expected);
+        assert_eq!(court.judge.shortest_limit(), expected);
     }
     assert_eq!(court.pass(Call::Read).limit, 5000 * MS, "nothing is known of it");
 }
