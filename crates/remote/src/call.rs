@@ -1,6 +1,7 @@
 //! What every call has: headers made from the context, a time limit, and an answer whose failure is our one error.
 
-use crate::{Inner, Lease, credentials::ONCE_MORE};
+use crate::{Inner, Lease, credentials::ONCE_MORE, retry::Untaken};
+use h2::Reason;
 use mortar_model::{Blame, Context, Digest, Error, Kind, RequestMetadata, Result};
 use mortar_wire::{metadata, status};
 use std::{
@@ -70,7 +71,13 @@ impl Inner {
             if context.deadline.is_some_and(|deadline| deadline <= Instant::now()) {
                 return self.too_late(context);
             }
-            let message = format!("the server at `{}` cannot be reached: {}", self.endpoint, cause(&status));
+            let (cause, untaken) = (cause(&status), is_untaken(&status));
+            if untaken {
+                let message = format!("the server at `{}` is about to end", self.endpoint);
+                return Error::new(Kind::Unavailable { message, retry_after: None })
+                    .with_source(Untaken(cause));
+            }
+            let message = format!("the server at `{}` cannot be reached: {cause}", self.endpoint);
             return Error::new(Kind::Unavailable { message, retry_after: None });
         }
         if status.message().is_empty() {
@@ -113,13 +120,25 @@ fn is_of_the_way(status: &Status) -> bool {
                 .any(|start| status.message().starts_with(start))
 }
 
+/// Whether the call was not begun with: the connection was closed before it was sent, or the server said that it would
+/// not look at it.
+fn is_untaken(status: &Status) -> bool {
+    causes(status).any(|cause| {
+        let unsent = cause.downcast_ref::<hyper::Error>().is_some_and(hyper::Error::is_canceled);
+        let refused = cause.downcast_ref::<h2::Error>().is_some_and(|error| match error.reason() {
+            Some(Reason::REFUSED_STREAM) => true,
+            Some(Reason::NO_ERROR) => error.is_go_away() && error.is_remote(),
+            _ => false,
+        });
+        unsent || refused
+    })
+}
+
 /// The innermost reason, which is the one that people understand.
 fn cause(status: &Status) -> String {
-    let mut source = std::error::Error::source(status);
-    let mut text = status.message().to_owned();
-    while let Some(error) = source {
-        text = error.to_string();
-        source = error.source();
-    }
-    text
+    causes(status).last().map_or_else(|| status.message().to_owned(), |cause| cause.to_string())
+}
+
+fn causes(status: &Status) -> impl Iterator<Item = &(dyn std::error::Error + 'static)> {
+    std::iter::successors(std::error::Error::source(status), |cause| cause.source())
 }

@@ -1,7 +1,10 @@
 //! Which failures may pass, how often they are met with another try, and how long is waited before it.
 
 use mortar_model::{Context, Error, Kind, Result};
-use std::time::{Duration, Instant};
+use std::{
+    fmt,
+    time::{Duration, Instant},
+};
 
 /// Bounds on repetition. The n-th wait is drawn from the upper half of `first_wait` × 2ⁿ, which spreads the callers of a
 /// server that comes back; a server that names a time itself (RetryInfo) is asked no sooner.
@@ -23,29 +26,53 @@ impl Default for Retry {
 }
 
 impl Retry {
-    /// One try and no more.
+    /// One try and no more; a call that an ending server did not take is none.
     pub const NEVER: Self = Self { attempts: 1, first_wait: Duration::ZERO, longest_wait: Duration::ZERO };
 }
+
+/// How often a call is made anew because the server was ending and did not take it, and the wait before, in which the
+/// connection is seen to be of no use any more.
+const UNTAKEN: u32 = 3;
+const UNTAKEN_WAIT: Duration = Duration::from_millis(1);
+
+/// The source of an error by which the server, or what is left of the connection to it, did not begin with the call: it
+/// is made anew over another connection, and nobody hears of it.
+#[derive(Debug)]
+pub(crate) struct Untaken(pub(crate) String);
+
+impl fmt::Display for Untaken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for Untaken {}
 
 /// Counts the failures of one undertaking.
 pub(crate) struct Backoff {
     retry: Retry,
     failures: u32,
+    untaken: u32,
     deadline: Option<Instant>,
 }
 
 impl Backoff {
     pub(crate) fn new(retry: &Retry, context: &Context) -> Self {
-        Self { retry: retry.clone(), failures: 0, deadline: context.deadline }
+        Self { retry: retry.clone(), failures: 0, untaken: 0, deadline: context.deadline }
     }
 
     /// Something was achieved: what fails from here on is counted anew.
     pub(crate) fn progressed(&mut self) {
-        self.failures = 0;
+        (self.failures, self.untaken) = (0, 0);
     }
 
     /// Waits before another try, or gives the error back if there is to be none.
     pub(crate) async fn pause(&mut self, error: Error) -> Result<()> {
+        if is_untaken(&error) && self.untaken < UNTAKEN {
+            self.untaken += 1;
+            tokio::time::sleep(UNTAKEN_WAIT).await;
+            return Ok(());
+        }
         self.failures += 1;
         if !is_transient(&error) || self.failures >= self.retry.attempts {
             return Err(error);
@@ -67,6 +94,10 @@ impl Backoff {
         let (random, _) = uuid::Uuid::new_v4().as_u64_pair();
         whole.mul_f64(0.5 + (random >> 40) as f64 / (1u64 << 25) as f64)
     }
+}
+
+fn is_untaken(error: &Error) -> bool {
+    std::error::Error::source(error).is_some_and(<dyn std::error::Error>::is::<Untaken>)
 }
 
 /// Whether the same call may succeed later without anybody doing anything about it.
@@ -103,6 +134,19 @@ mod tests {
         assert!(backoff.pause(unavailable(None)).await.is_ok());
         assert!(backoff.pause(unavailable(None)).await.is_ok());
         assert!(backoff.pause(unavailable(None)).await.is_err());
+    }
+
+    #[tokio::test]
+    async fn what_was_not_taken_is_no_try() {
+        let untaken = || unavailable(None).with_source(Untaken("going away".into()));
+        let mut once = Backoff::new(&Retry::NEVER, &Context::internal());
+        for _ in 0..UNTAKEN {
+            assert!(once.pause(untaken()).await.is_ok());
+        }
+        assert!(once.pause(untaken()).await.is_err());
+        once.progressed();
+        assert!(once.pause(untaken()).await.is_ok());
+        assert!(once.pause(unavailable(None)).await.is_err());
     }
 
     #[tokio::test]

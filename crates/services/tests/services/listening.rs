@@ -4,10 +4,12 @@ use crate::support::{server, until};
 use mortar_model::Blame;
 use mortar_services::listener::{Address, Listener};
 use mortar_wire::reapi::{GetCapabilitiesRequest, capabilities_client::CapabilitiesClient};
+use std::time::{Duration, Instant};
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
-    net::TcpStream,
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
+    net::{TcpStream, UnixStream},
 };
+use tokio_util::sync::CancellationToken;
 use tonic::Code;
 
 #[tokio::test]
@@ -62,6 +64,52 @@ async fn an_unknown_method_is_told_by_name() {
         grpc.unary(tonic::Request::new(GetCapabilitiesRequest::default()), path, codec).await.unwrap_err();
     assert_eq!(status.code(), Code::Unimplemented);
     assert!(status.message().contains("/some.Service/Method"));
+}
+
+/// Who has connected and is about to speak when the server ends is answered, over TCP and over a socket file.
+#[tokio::test]
+async fn who_has_not_spoken_yet_when_the_server_ends_is_answered() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("mortar.sock");
+    // An attempt in which the test itself was too slow says nothing.
+    while !answered_at_the_end(&Address::Tcp("127.0.0.1:0".into()), TcpStream::connect).await {}
+    while !answered_at_the_end(&Address::Unix(path.clone()), |_| UnixStream::connect(&path)).await {}
+}
+
+async fn answered_at_the_end<S, C>(address: &Address, connect: impl Fn(String) -> C) -> bool
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+    C: Future<Output = std::io::Result<S>>,
+{
+    let listener = Listener::bind(address).await.unwrap();
+    let tcp = listener.url().replace("grpc://", "");
+    let stop = CancellationToken::new();
+    let router = axum::Router::new().fallback(async || "still here");
+    let serving =
+        tokio::spawn(mortar_services::listener::serve(listener, router, stop.clone().cancelled_owned()));
+    let begin = Instant::now();
+    let (mut silent, mut speaking) =
+        (connect(tcp.clone()).await.unwrap(), connect(tcp.clone()).await.unwrap());
+    let request = b"GET / HTTP/1.1\r\nHost: here\r\nConnection: close\r\n\r\n";
+    // Both are accepted once the second is answered.
+    for stream in [&mut speaking, &mut silent] {
+        let sent = stream.write_all(request).await;
+        let mut answer = String::new();
+        let read = stream.read_to_string(&mut answer).await;
+        if begin.elapsed() > Duration::from_millis(900) {
+            return false;
+        }
+        sent.and(read).unwrap();
+        assert!(answer.ends_with("still here"), "{answer}");
+        stop.cancel();
+        while connect(tcp.clone()).await.is_ok() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        // What the server does with its connections when it ends, it has done then.
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    serving.await.unwrap();
+    true
 }
 
 fn tonic_prost_codec() -> tonic_prost::ProstCodec<GetCapabilitiesRequest, GetCapabilitiesRequest> {
