@@ -28,6 +28,11 @@ impl Default for Retry {
 impl Retry {
     /// One try and no more; a call that an ending server did not take is none.
     pub const NEVER: Self = Self { attempts: 1, first_wait: Duration::ZERO, longest_wait: Duration::ZERO };
+
+    /// One more try, soon. For what stands behind a breaker: it learns of a failure once it is known here, and takes the
+    /// waits for silence; and there is somebody who comes again.
+    pub const BRIEF: Self =
+        Self { attempts: 2, first_wait: Duration::from_millis(100), longest_wait: Duration::from_secs(1) };
 }
 
 /// How often a call is made anew because the server was ending and did not take it, and the wait before, in which the
@@ -159,6 +164,9 @@ mod tests {
         assert!(late.pause(unavailable(None)).await.is_err());
         let mut once = Backoff::new(&Retry::NEVER, &Context::internal());
         assert!(once.pause(unavailable(None)).await.is_err());
+        // What a full server of ours says.
+        let mut brief = Backoff::new(&Retry::BRIEF, &Context::internal());
+        assert!(brief.pause(unavailable(Some(Duration::from_secs(5)))).await.is_err());
     }
 
     #[test]

@@ -159,8 +159,6 @@ fn settings(arguments: &RunFlags, home: &Home, upstreams: Vec<UpstreamAddress>) 
     if owed > max_size / 2 {
         bail!("--max-owed is {}; at most half of --max-size, {}, is possible", Size(owed), Size(max_size));
     }
-    // Little: the breaker counts the waits between as silence.
-    let retry = Retry { attempts: 2, ..Retry::default() };
     Ok(Settings {
         directory: home.directory().to_owned(),
         max_size,
@@ -170,7 +168,7 @@ fn settings(arguments: &RunFlags, home: &Home, upstreams: Vec<UpstreamAddress>) 
             compression: true,
             small_outputs: Some(SMALL_OUTPUT),
             connect_timeout: Duration::from_secs(5),
-            retry,
+            retry: Retry::BRIEF,
             tls: arguments.access.tls(),
             credentials: arguments.access.credentials()?,
             ..Options::default()

@@ -56,7 +56,8 @@ pub(super) struct Gate {
     state: State,
     /// When, and whether well.
     outcomes: VecDeque<(Instant, bool)>,
-    /// Calls without an answer since the last one that had one.
+    /// Calls that failed, and those of them that got no answer, since the last one that went well.
+    failed: usize,
     silent: u32,
     times: VecDeque<Duration>,
     /// When it closed last, and the pause by then.
@@ -81,7 +82,7 @@ enum State {
 impl Gate {
     pub(super) fn new(call: Call) -> Self {
         let (outcomes, times) = (VecDeque::new(), VecDeque::new());
-        Self { call, time: 0, state: State::Closed, outcomes, silent: 0, times, closed: None }
+        Self { call, time: 0, state: State::Closed, outcomes, failed: 0, silent: 0, times, closed: None }
     }
 
     pub(super) fn cause(&self) -> Option<Cause> {
@@ -138,7 +139,7 @@ impl Gate {
         if ticket.time != self.time {
             return;
         }
-        self.silent = 0;
+        (self.failed, self.silent) = (0, 0);
         self.times.push_back(took);
         if self.times.len() > TIMES {
             self.times.pop_front();
@@ -154,8 +155,11 @@ impl Gate {
             return self.put_off(now, terms);
         }
         self.note(now, false, terms);
+        self.failed += 1;
         let failures = self.outcomes.iter().filter(|(_, well)| !well).count();
-        if failures >= terms.failures && 2 * failures >= self.outcomes.len() {
+        let many = failures >= terms.failures && 2 * failures >= self.outcomes.len();
+        // Who calls seldom, and waits long for each failure, learns it by those in a row.
+        if many || self.failed >= terms.failures {
             self.open(now, Cause::Errors, terms);
         }
     }
@@ -238,7 +242,7 @@ impl Gate {
     /// A new time begins.
     fn turn(&mut self) {
         self.time += 1;
-        self.silent = 0;
+        (self.failed, self.silent) = (0, 0);
         self.outcomes.clear();
     }
 }

@@ -53,7 +53,7 @@ impl fmt::Display for Call {
 pub struct Terms {
     /// Older outcomes and hits count no more.
     pub window: Duration,
-    /// Fewer failures than this within the window open nothing; with as many, it is half of all outcomes that does.
+    /// So many failures within the window open a gate, if they are half of all outcomes; so many in a row do at any time.
     pub failures: usize,
     /// So many calls in a row without an answer in time mean silence.
     pub silent: u32,

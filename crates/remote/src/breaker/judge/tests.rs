@@ -75,11 +75,25 @@ fn few_failures_among_many_answers_open_nothing() {
     }
     // And such as are long ago count no more.
     let mut court = Court::new();
-    for _ in 0..20 {
-        court.fail(Call::Read, 1);
-        court.now += Duration::from_secs(8);
+    for _ in 0..5 {
+        court.fail(Call::Read, 4);
+        court.now += Duration::from_secs(31);
+        let ticket = court.pass(Call::Read).ticket;
+        court.apply(Event::Answered(ticket, MS));
     }
     assert_eq!(court.cause(Call::Read), None);
+}
+
+#[test]
+fn failures_in_a_row_open_a_gate_however_long_they_take() {
+    let mut court = Court::new();
+    for _ in 0..4 {
+        court.fail(Call::Write, 1);
+        court.now += Duration::from_secs(22);
+    }
+    assert_eq!(court.cause(Call::Write), None);
+    court.fail(Call::Write, 1);
+    assert_eq!(court.cause(Call::Write), Some(Cause::Errors));
 }
 
 #[test]
