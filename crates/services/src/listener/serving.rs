@@ -12,13 +12,14 @@ use socket2::{SockRef, TcpKeepalive};
 use std::{
     collections::HashMap,
     io,
+    mem::MaybeUninit,
     net::{IpAddr, SocketAddr},
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 use tokio::{
-    io::{AsyncRead, AsyncWrite, AsyncWriteExt},
-    net::TcpStream,
+    io::{AsyncRead, AsyncWrite, AsyncWriteExt, Interest},
+    net::{TcpStream, UnixStream},
     time::Instant,
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -82,7 +83,13 @@ impl Server {
                 Err(error) => back_off(error).await,
             },
             Socket::Unix(listener, _) => match listener.accept().await {
-                Ok((stream, _)) => self.spawn(async { Some(stream) }),
+                Ok((stream, _)) => {
+                    let closing = self.closing.clone();
+                    self.spawn(async move {
+                        first_word(closing, peek(&stream)).await?;
+                        Some(stream)
+                    });
+                }
                 Err(error) => back_off(error).await,
             },
         }
@@ -91,23 +98,19 @@ impl Server {
     fn greet(&self, stream: TcpStream, peer: SocketAddr) {
         let _ = stream.set_nodelay(true);
         let _ = SockRef::from(&stream).set_tcp_keepalive(&TcpKeepalive::new().with_time(KEEP_ALIVE));
-        let (told, end) = (self.told.clone(), self.end());
+        let (told, closing) = (self.told.clone(), self.closing.clone());
         self.spawn(async move {
             let mut first = [0];
-            let peeked = tokio::select! {
-                peeked = tokio::time::timeout(FIRST_BYTE, stream.peek(&mut first)) => peeked,
-                () = end => return None,
-            };
-            match peeked {
-                Ok(Ok(1)) if first[0] == TLS_HANDSHAKE => {
+            match first_word(closing, stream.peek(&mut first)).await? {
+                0 => None,
+                _ if first[0] == TLS_HANDSHAKE => {
                     if told.is_news(peer.ip(), Instant::now()) {
                         tell_of_tls(peer);
                     }
                     refuse_tls(stream).await;
                     None
                 }
-                Ok(Ok(1)) => Some(stream),
-                _ => None,
+                _ => Some(stream),
             }
         });
     }
@@ -116,7 +119,7 @@ impl Server {
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        let (router, traffic, end) = (self.router.clone(), self.traffic.clone(), self.end());
+        let (router, traffic, closing) = (self.router.clone(), self.traffic.clone(), self.closing.clone());
         let connections = self.connections.clone();
         self.connections.spawn(async move {
             let Some(stream) = stream.await else { return };
@@ -125,8 +128,10 @@ impl Server {
                 .into_owned();
             let mut connection = std::pin::pin!(connection);
             let ended = tokio::select! {
+                // What was said already is read first.
+                biased;
                 ended = &mut connection => ended,
-                () = end => {
+                () = closing.cancelled() => {
                     connection.as_mut().graceful_shutdown();
                     connection.await
                 }
@@ -136,16 +141,27 @@ impl Server {
             }
         });
     }
+}
 
-    /// Done when a connection that is accepted now is to end. Its client may not have said a word by then, and takes one
-    /// that is closed before it did for a failure, where one that is told to end makes the next.
-    fn end(&self) -> impl Future<Output = ()> + Send + 'static {
-        let (closing, accepted) = (self.closing.clone(), Instant::now());
-        async move {
-            closing.cancelled().await;
-            tokio::time::sleep_until(accepted + NEWCOMER).await;
-        }
+/// What the first of a new connection comes to, unless it takes too long. One whose client is about to speak when the
+/// server ends is waited for: closed without a word it is a failure to the client, and told to end it is not.
+async fn first_word<T>(closing: CancellationToken, word: impl Future<Output = io::Result<T>>) -> Option<T> {
+    let accepted = Instant::now();
+    let end = async {
+        closing.cancelled().await;
+        tokio::time::sleep_until(accepted + NEWCOMER).await;
+    };
+    tokio::select! {
+        biased;
+        word = tokio::time::timeout(FIRST_BYTE, word) => word.ok()?.ok(),
+        () = end => None,
     }
+}
+
+/// Waits until there is something to read, or the end.
+async fn peek(stream: &UnixStream) -> io::Result<()> {
+    let peek = || SockRef::from(stream).peek(&mut [MaybeUninit::uninit()]).map(drop);
+    stream.async_io(Interest::READABLE, peek).await
 }
 
 /// Out of descriptors, say: try again in a moment instead of spinning.
