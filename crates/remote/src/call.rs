@@ -73,7 +73,7 @@ impl Inner {
             }
             let (cause, untaken) = (cause(&status), is_untaken(&status));
             if untaken {
-                let message = format!("the server at `{}` is about to end", self.endpoint);
+                let message = format!("the server at `{}` did not take the call", self.endpoint);
                 return Error::new(Kind::Unavailable { message, retry_after: None })
                     .with_source(Untaken(cause));
             }

@@ -75,6 +75,7 @@ impl Backoff {
     pub(crate) async fn pause(&mut self, error: Error) -> Result<()> {
         if is_untaken(&error) && self.untaken < UNTAKEN {
             self.untaken += 1;
+            tracing::debug!(%error, "calling again");
             tokio::time::sleep(UNTAKEN_WAIT).await;
             return Ok(());
         }

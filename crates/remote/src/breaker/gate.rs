@@ -159,7 +159,8 @@ impl Gate {
         let failures = self.outcomes.iter().filter(|(_, well)| !well).count();
         let many = failures >= terms.failures && 2 * failures >= self.outcomes.len();
         // Who calls seldom, and waits long for each failure, learns it by those in a row.
-        if many || self.failed >= terms.failures {
+        let nothing_else = self.failed >= terms.failures && failures == self.outcomes.len();
+        if many || nothing_else {
             self.open(now, Cause::Errors, terms);
         }
     }

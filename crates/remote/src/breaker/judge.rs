@@ -53,7 +53,8 @@ impl fmt::Display for Call {
 pub struct Terms {
     /// Older outcomes and hits count no more.
     pub window: Duration,
-    /// So many failures within the window open a gate, if they are half of all outcomes; so many in a row do at any time.
+    /// So many failures within the window open a gate, if they are half of all outcomes; so do so many in a row of which
+    /// some are older, if nothing went well within it.
     pub failures: usize,
     /// So many calls in a row without an answer in time mean silence.
     pub silent: u32,

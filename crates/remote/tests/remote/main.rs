@@ -13,4 +13,5 @@ mod fake;
 mod http;
 mod reaching;
 mod reading;
+mod untaken;
 mod writing;

@@ -3,6 +3,7 @@
 use super::{Listener, Socket};
 use crate::Traffic;
 use axum::Router;
+use futures::FutureExt;
 use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
     server::conn::auto,
@@ -40,8 +41,10 @@ const KEEP_ALIVE: Duration = Duration::from_secs(30);
 const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(20);
 /// How long a new connection may take until its first byte.
 const FIRST_BYTE: Duration = Duration::from_secs(60);
-/// How long it may take where the server ends.
+/// How long it may take if the server ends meanwhile.
 const NEWCOMER: Duration = Duration::from_secs(1);
+/// Connections at most that are accepted once the server is to end.
+const BACKLOG: usize = 4_096;
 
 /// Serves `router` until `stop` is done, then lets open calls end.
 pub async fn serve(listener: Listener, router: Router, stop: impl Future<Output = ()>) {
@@ -53,11 +56,20 @@ pub async fn serve(listener: Listener, router: Router, stop: impl Future<Output 
         closing: CancellationToken::new(),
         told: Told::default(),
     };
+    // Also of who drops this future.
+    let _closing = server.closing.clone().drop_guard();
     let mut stop = std::pin::pin!(stop);
     loop {
         tokio::select! {
             () = server.accept(&socket) => {}
             () = &mut stop => break,
+        }
+    }
+    // Who has connected by now is not turned away; a turn of the runtime tells who has.
+    tokio::task::yield_now().await;
+    for _ in 0..BACKLOG {
+        if server.accept(&socket).now_or_never().is_none() {
+            break;
         }
     }
     drop(socket);

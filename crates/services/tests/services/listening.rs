@@ -69,47 +69,67 @@ async fn an_unknown_method_is_told_by_name() {
 /// Who has connected and is about to speak when the server ends is answered, over TCP and over a socket file.
 #[tokio::test]
 async fn who_has_not_spoken_yet_when_the_server_ends_is_answered() {
+    fn local(stream: std::net::TcpStream) -> TcpStream {
+        stream.set_nonblocking(true).unwrap();
+        TcpStream::from_std(stream).unwrap()
+    }
+    fn file(stream: std::os::unix::net::UnixStream) -> UnixStream {
+        stream.set_nonblocking(true).unwrap();
+        UnixStream::from_std(stream).unwrap()
+    }
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("mortar.sock");
     // An attempt in which the test itself was too slow says nothing.
-    while !answered_at_the_end(&Address::Tcp("127.0.0.1:0".into()), TcpStream::connect).await {}
-    while !answered_at_the_end(&Address::Unix(path.clone()), |_| UnixStream::connect(&path)).await {}
+    let (mut tcp, mut unix) = (false, false);
+    for _ in 0..20 {
+        let any = Address::Tcp("127.0.0.1:0".into());
+        tcp = tcp || answered_at_the_end(&any, |at| std::net::TcpStream::connect(at).map(local)).await;
+        let address = Address::Unix(path.clone());
+        let connect = |_: &str| std::os::unix::net::UnixStream::connect(&path).map(file);
+        unix = unix || answered_at_the_end(&address, connect).await;
+    }
+    assert!(tcp && unix, "the test was too slow each time");
 }
 
-async fn answered_at_the_end<S, C>(address: &Address, connect: impl Fn(String) -> C) -> bool
+async fn answered_at_the_end<S>(address: &Address, connect: impl Fn(&str) -> std::io::Result<S>) -> bool
 where
     S: AsyncRead + AsyncWrite + Unpin,
-    C: Future<Output = std::io::Result<S>>,
 {
     let listener = Listener::bind(address).await.unwrap();
-    let tcp = listener.url().replace("grpc://", "");
+    let at = listener.url().replace("grpc://", "");
     let stop = CancellationToken::new();
     let router = axum::Router::new().fallback(async || "still here");
     let serving =
         tokio::spawn(mortar_services::listener::serve(listener, router, stop.clone().cancelled_owned()));
     let begin = Instant::now();
-    let (mut silent, mut speaking) =
-        (connect(tcp.clone()).await.unwrap(), connect(tcp.clone()).await.unwrap());
-    let request = b"GET / HTTP/1.1\r\nHost: here\r\nConnection: close\r\n\r\n";
-    // Both are accepted once the second is answered.
-    for stream in [&mut speaking, &mut silent] {
-        let sent = stream.write_all(request).await;
-        let mut answer = String::new();
-        let read = stream.read_to_string(&mut answer).await;
-        if begin.elapsed() > Duration::from_millis(900) {
-            return false;
-        }
-        sent.and(read).unwrap();
-        assert!(answer.ends_with("still here"), "{answer}");
-        stop.cancel();
-        while connect(tcp.clone()).await.is_ok() {
-            tokio::time::sleep(Duration::from_millis(1)).await;
-        }
-        // What the server does with its connections when it ends, it has done then.
-        tokio::time::sleep(Duration::from_millis(10)).await;
+    let mut accepted = connect(&at).unwrap();
+    ask(&mut connect(&at).unwrap()).await.unwrap();
+    // The server cannot run between these, so none of them is accepted yet.
+    let queued: Vec<_> = (0..8).map(|_| connect(&at).unwrap()).collect();
+    stop.cancel();
+    until("nobody accepts any more", || connect(&at).is_err()).await;
+    // What the server does with its connections when it ends, it does now.
+    for _ in 0..100 {
+        tokio::task::yield_now().await;
     }
+    let mut answers = vec![ask(&mut accepted).await];
+    for mut stream in queued {
+        answers.push(ask(&mut stream).await);
+    }
+    let in_time = begin.elapsed() < Duration::from_millis(900);
     serving.await.unwrap();
-    true
+    for answer in answers.into_iter().filter(|_| in_time) {
+        let answer = answer.unwrap();
+        assert!(answer.ends_with("still here"), "{answer}");
+    }
+    in_time
+}
+
+async fn ask(stream: &mut (impl AsyncRead + AsyncWrite + Unpin)) -> std::io::Result<String> {
+    stream.write_all(b"GET / HTTP/1.1\r\nHost: here\r\nConnection: close\r\n\r\n").await?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await?;
+    Ok(answer)
 }
 
 fn tonic_prost_codec() -> tonic_prost::ProstCodec<GetCapabilitiesRequest, GetCapabilitiesRequest> {

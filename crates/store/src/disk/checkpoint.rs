@@ -25,6 +25,8 @@ const TITLE: &str = "mortar checkpoint 1";
 /// After so many bytes of records, or so much time, the index is made durable again.
 const EVERY_BYTES: u64 = 64 << 20;
 const EVERY: Duration = Duration::from_secs(60);
+/// Where that failed, it is tried again after this.
+const AGAIN: Duration = Duration::from_secs(10);
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Checkpoint {
@@ -117,19 +119,32 @@ pub(super) struct Progress {
     pub appended: u64,
     pub saved: u64,
     pub saved_at: Instant,
+    /// When it failed, if it did the last time; people know it then.
+    pub unsaved: Option<Instant>,
     /// The log is to turn to a new segment.
     pub seal: bool,
     /// The last time, that could not be done, and people know it.
     pub stuck: bool,
 }
 
+impl Progress {
+    /// At the start, when all before `applied` is in the index.
+    pub fn begun(applied: (u32, u64), sequence: u64) -> Self {
+        let (appended, saved, saved_at) = (0, 0, Instant::now());
+        Self { applied, sequence, appended, saved, saved_at, unsaved: None, seal: false, stuck: false }
+    }
+
+    /// Whether it is time for a checkpoint.
+    fn is_due(&self, now: Instant) -> bool {
+        let since = |at| now.saturating_duration_since(at);
+        let much = self.appended - self.saved >= EVERY_BYTES || since(self.saved_at) >= EVERY;
+        much && self.unsaved.is_none_or(|at| since(at) >= AGAIN)
+    }
+}
+
 impl Shared {
     pub(super) fn checkpoint_if_due(&self) {
-        let (fresh, age) = {
-            let progress = self.progress.lock();
-            (progress.appended - progress.saved, progress.saved_at.elapsed())
-        };
-        if fresh >= EVERY_BYTES || age >= EVERY {
+        if self.progress.lock().is_due(Instant::now()) {
             self.checkpoint(false);
         }
     }
@@ -138,8 +153,15 @@ impl Shared {
     pub(super) fn checkpoint(&self, clean: bool) {
         // What is left of strays is looked for by the next run.
         let clean = clean && self.remove_strays();
-        if let Err(error) = self.try_checkpoint(clean) {
-            tracing::error!(%error, "the index could not be made durable; a restart would take longer");
+        let saved = self.try_checkpoint(clean);
+        let unsaved = saved.is_err().then(Instant::now);
+        let was_unsaved = std::mem::replace(&mut self.progress.lock().unsaved, unsaved).is_some();
+        match saved {
+            Err(error) if !was_unsaved => {
+                tracing::error!(%error, "the index could not be made durable; a restart would take longer");
+            }
+            Ok(()) if was_unsaved => tracing::info!("the index is durable again"),
+            _ => {}
         }
     }
 
@@ -179,6 +201,20 @@ impl Shared {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn checkpoints_are_due_by_bytes_by_time_and_some_time_after_one_that_failed() {
+        let mut progress = Progress::begun((0, 0), 0);
+        let begin = progress.saved_at;
+        let due = |progress: &Progress, seconds| progress.is_due(begin + Duration::from_secs(seconds));
+        assert!(!due(&progress, 59) && due(&progress, 60));
+        progress.appended = EVERY_BYTES;
+        assert!(due(&progress, 0));
+        progress.unsaved = Some(begin);
+        assert!(!due(&progress, 9) && due(&progress, 10));
+        (progress.saved, progress.unsaved) = (EVERY_BYTES, None);
+        assert!(!due(&progress, 10));
+    }
 
     #[test]
     fn a_checkpoint_comes_back_or_is_refused() {

@@ -269,15 +269,7 @@ impl Shared {
             // All is to be found again in the segments.
             known = Checkpoint { sequence: known.sequence, leases: known.leases, ..Checkpoint::default() };
         }
-        let progress = Progress {
-            applied: known.applied,
-            sequence: known.sequence,
-            appended: 0,
-            saved: 0,
-            saved_at: Instant::now(),
-            seal: false,
-            stuck: false,
-        };
+        let progress = Progress::begun(known.applied, known.sequence);
         let shared = Self {
             secret,
             clock: policy.clock.clone(),
