@@ -139,11 +139,21 @@ impl Mortar {
         Ok(pages.parse::<u64>()? * rustix::param::page_size() as u64)
     }
 
+    /// The part of it that is no file's: without the program and what is mapped of the store.
+    pub fn anonymous(&self) -> Result<u64> {
+        self.memory("RssAnon")
+    }
+
     /// The most resident memory that it ever had, in bytes.
     pub fn peak_resident(&self) -> Result<u64> {
+        self.memory("VmHWM")
+    }
+
+    fn memory(&self, name: &str) -> Result<u64> {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.running.id()))?;
-        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
-        let kilobytes = line.and_then(|line| line.trim().strip_suffix(" kB")).context("no VmHWM in kB")?;
+        let line = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+        let kilobytes = line.and_then(|line| line.trim().strip_suffix(" kB"));
+        let kilobytes = kilobytes.with_context(|| format!("no {name} in kB"))?;
         Ok(kilobytes.trim().parse::<u64>()? << 10)
     }
 }
